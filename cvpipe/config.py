@@ -1,0 +1,364 @@
+"""The sections of a pipeline file, validated.
+
+People write TOML and programs write JSON; one loader reads both. Every section is
+frozen and refuses unknown keys, so a typing mistake is answered before anything heavy
+starts. Names of features, classifiers and backbones are checked against their tables by
+`cvpipe.stages.plan`, because those tables belong to higher layers.
+"""
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from cvpipe.errors import InputError, nearest_name
+
+PRESETS = ("quick", "standard")
+FOLDERS = "folders"
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strictly typed, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSection(Section):
+    """Where the images are and where their labels stand.
+
+    Attributes:
+        root: Folder of the images; relative paths start at the pipeline file.
+        labels: `"folders"`: the name of the folder directly below `root` is the label;
+            otherwise the name of a `.csv` or `.tsv` file in `root` with the columns
+            `path` and `label`, optionally `group`, and any others.
+        drop_unreadable: Leave images out that cannot be decoded, instead of stopping.
+            They stay in the audit's findings.
+    """
+
+    root: str
+    labels: str = FOLDERS
+    drop_unreadable: bool = False
+
+    @field_validator("labels")
+    @classmethod
+    def _check_labels(cls, value: str) -> str:
+        plain_name = Path(value).name == value
+        if value != FOLDERS and not (plain_name and value.lower().endswith((".csv", ".tsv"))):
+            raise ValueError(
+                f"must be {FOLDERS!r} or the name of a .csv or .tsv file in data.root, "
+                f"but is {value!r}"
+            )
+        return value
+
+
+class SplitSection(Section):
+    """Shares of the images that are kept away from training; the rest is train."""
+
+    val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _leave_some_for_train(self) -> "SplitSection":
+        if self.val_fraction + self.test_fraction > 0.9:
+            raise ValueError(
+                "val_fraction + test_fraction must leave at least 0.1 for train, but they "
+                f"are {self.val_fraction} + {self.test_fraction}"
+            )
+        return self
+
+
+class ImagesSection(Section):
+    """How an image is brought to the size that a contender sees.
+
+    Attributes:
+        fit: `"stretch"` changes the aspect ratio and keeps everything; `"pad"` keeps
+            both and adds black borders; `"crop"` keeps the ratio and cuts the longer
+            side around the centre, which can cut a finding away.
+    """
+
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+
+
+ContenderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+class ClassicContender(Section):
+    """Hand-crafted features and a classifier.
+
+    Attributes:
+        name: How tables and folders call it: lower-case letters, digits, underscores.
+        features: Names of features, concatenated in this order; empty for a classifier
+            that looks at no image.
+        classifier: Name of the classifier.
+        search: How finely hyperparameters are searched by cross-validation in train.
+    """
+
+    name: ContenderName
+    features: tuple[str, ...] = ()
+    classifier: str
+    search: Literal["coarse", "fine"] = "fine"
+
+
+class NetworkContender(Section):
+    """An ImageNet-pretrained network and the recipe that adapts it.
+
+    Attributes:
+        name: As in `ClassicContender`.
+        backbone: Name of the network.
+        recipe: `"linear_probe"`: a softmax classifier on the frozen features.
+        search: As in `ClassicContender`.
+    """
+
+    name: ContenderName
+    backbone: str
+    recipe: Literal["linear_probe"]
+    search: Literal["coarse", "fine"] = "fine"
+
+
+def _contender_kind(values: Any) -> str:
+    if isinstance(values, Mapping):
+        return "network" if "backbone" in values or "recipe" in values else "classic"
+    return "network" if isinstance(values, NetworkContender) else "classic"
+
+
+CONTENDER_KINDS: dict[str, type[Section]] = {
+    "classic": ClassicContender,
+    "network": NetworkContender,
+}
+Contender = Annotated[
+    Annotated[ClassicContender, Tag("classic")] | Annotated[NetworkContender, Tag("network")],
+    Discriminator(_contender_kind),
+]
+
+
+class EvaluateSection(Section):
+    """How the contenders are judged.
+
+    Attributes:
+        select_by: The metric on val that fixes the chosen contender before test is opened.
+        resamples: Number of bootstrap resamples behind the intervals.
+    """
+
+    select_by: Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"] = (
+        "log_loss"
+    )
+    resamples: int = Field(default=1000, ge=100, le=100_000)
+
+
+class ExportSection(Section):
+    """What is handed to an app.
+
+    Attributes:
+        formats: File formats of the exported model.
+    """
+
+    formats: tuple[Literal["keras"], ...] = ("keras",)
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Config(Section):
+    """A whole pipeline file.
+
+    Attributes:
+        name: What run folders are called; the file's stem where the file does not say.
+        contender: The contenders to compare, in the order of the tables.
+        seed: Start of every random draw.
+        threads: Threads of the numerical libraries and of the image loader. Part of the
+            config because the last bits of a sum depend on it; all usable cores where the
+            file does not say.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[\w][\w .-]*$", max_length=80)]
+    data: DataSection
+    split: SplitSection = SplitSection()
+    images: ImagesSection = ImagesSection()
+    contender: tuple[Contender, ...]
+    evaluate: EvaluateSection = EvaluateSection()
+    export: ExportSection = ExportSection()
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    threads: int = Field(default_factory=usable_cores, ge=1, le=1024)
+
+    @field_validator("contender")
+    @classmethod
+    def _check_contenders(cls, contenders: tuple[Contender, ...]) -> tuple[Contender, ...]:
+        if not contenders:
+            raise ValueError("a pipeline needs at least one [[contender]]")
+        names = [contender.name for contender in contenders]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two contenders are called {name!r}; give each its own name")
+        return contenders
+
+
+def preset_config(name: str, root: str, labels: str, preset: str) -> dict[str, Any]:
+    """Write the raw config for a folder that has no pipeline file.
+
+    Args:
+        name: What run folders are called.
+        root: Folder of the images.
+        labels: As in `DataSection`.
+        preset: One of `PRESETS`: `"quick"` searches hyperparameters coarsely.
+    """
+    search = "coarse" if preset == "quick" else "fine"
+    return {
+        "name": name,
+        "data": {"root": root, "labels": labels},
+        "contender": [
+            {"name": "majority", "classifier": "majority"},
+            {
+                "name": "hog_svm",
+                "features": ["hog"],
+                "classifier": "linear_svm",
+                "search": search,
+            },
+            {
+                "name": "linear_probe",
+                "backbone": "efficientnet_lite0",
+                "recipe": "linear_probe",
+                "search": search,
+            },
+        ],
+    }
+
+
+def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
+    """Read a pipeline file.
+
+    Args:
+        path: A `.toml` file, or a `.json` file such as a run's `config.json`.
+        settings: Changes of the form `section.key=value`, applied before validation.
+
+    Raises:
+        InputError: The file cannot be read or parsed, or says something unknown.
+    """
+    return validate_config(read_raw_config(path), settings, source=str(path))
+
+
+def read_raw_config(path: Path) -> dict[str, Any]:
+    """Parse a pipeline file without validating it; `name` is filled in from the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        others = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise InputError(
+            f"there is no pipeline file {str(path)!r}; {nearest_name(str(path), others)}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the pipeline file {str(path)!r}: {error}.") from None
+    try:
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} cannot be parsed: {error}.") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} must hold sections, but holds a {type(raw).__name__}.")
+    return {"name": path.stem, **raw}
+
+
+def validate_config(
+    raw: Mapping[str, Any], settings: Sequence[str] = (), source: str = ""
+) -> Config:
+    """Turn parsed values into a config.
+
+    Args:
+        raw: Sections as parsed from a file.
+        settings: Changes of the form `section.key=value`.
+        source: Where the values come from, for messages.
+
+    Raises:
+        InputError: A key is unknown or missing, or a value has the wrong type or range.
+    """
+    values = json.loads(json.dumps(raw, default=str))  # a private copy, in JSON's types
+    for setting in settings:
+        _apply_setting(values, setting)
+    try:
+        # Through JSON, because there a list is the only way to write a tuple, while every
+        # other type stays strict: the text "7" is not a seed.
+        return Config.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        where = f"{source}: " if source else ""
+        problems = "; ".join(_explain(e) for e in error.errors())
+        raise InputError(f"{where}{problems}") from None
+
+
+def _apply_setting(values: dict[str, Any], setting: str) -> None:
+    key, separator, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not separator or len(parts) > 2 or not all(parts):
+        raise InputError(
+            f"cannot understand the setting {setting!r}; write section.key=value, "
+            "for example split.test_fraction=0.3."
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is text: images.fit=pad
+    target = values if len(parts) == 1 else values.setdefault(parts[0], {})
+    if not isinstance(target, dict):
+        raise InputError(
+            f"{parts[0]!r} is a list; change it in the pipeline file, not by {setting!r}."
+        )
+    target[parts[-1]] = value
+
+
+def _explain(error: Any) -> str:
+    location = error["loc"]
+    if error["type"] == "extra_forbidden":
+        known = _section_at(location[:-1]).model_fields
+        return f"unknown key {_dotted(location)!r}; {nearest_name(location[-1], known)}"
+    if error["type"] == "missing":
+        return f"{_dotted(location)!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] != "value_error":
+        message = f"{message[0].lower()}{message[1:]}, but is {error['input']!r}"
+    return f"{_dotted(location) or 'top level'}: {message}"
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    """Write the place of an error as a person would: `contender.2.classifier`."""
+    parts = [part for part in location if part not in CONTENDER_KINDS]
+    return ".".join(str(part + 1) if isinstance(part, int) else part for part in parts)
+
+
+def _section_at(location: Sequence[str | int]) -> type[Section]:
+    """Find the section that an error's location points into."""
+    for part in location:
+        if part in CONTENDER_KINDS:
+            return CONTENDER_KINDS[str(part)]
+    if not location:
+        return Config
+    section = Config.model_fields[str(location[0])].annotation
+    return section if isinstance(section, type) and issubclass(section, Section) else Config
+
+
+def config_hash(config: Config) -> str:
+    """Name a config by its content.
+
+    `data.root` is left out: the fingerprint of the manifest says which images were used,
+    wherever they lie.
+
+    Returns:
+        64 hexadecimal digits; equal for equal configs.
+    """
+    values = config.model_dump(mode="json")
+    del values["data"]["root"]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

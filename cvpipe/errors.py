@@ -1,0 +1,61 @@
+"""The one exception for what a caller can fix.
+
+Everything else that goes wrong is a defect of cvpipe and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the caller gave cannot be used.
+
+    The message says what was given, what was expected and what to do. The command
+    line prints it without a traceback and exits with code 2.
+    """
+
+
+def nearest_name(name: str, choices: Iterable[str]) -> str:
+    """Say which known names `name` may have meant, as the end of an error message.
+
+    Args:
+        name: What was given.
+        choices: What would have been accepted.
+
+    Returns:
+        `did you mean 'hog'?` when one choice is close, otherwise
+        `choose one of ['hog', ...].` with all choices sorted.
+
+    Example:
+        >>> nearest_name("hgo", ["hog", "majority"])
+        "did you mean 'hog'?"
+        >>> nearest_name("x", ["hog", "majority"])
+        "choose one of ['hog', 'majority']."
+    """
+    known = sorted(choices)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {known}."
+
+
+def check_name(kind: str, name: str, choices: Iterable[str]) -> str:
+    """Return `name` if it is among `choices`.
+
+    Args:
+        kind: What the name names, for the message: `"backbone"`.
+        name: What was given.
+        choices: What is accepted.
+
+    Raises:
+        InputError: The name is unknown; the message has the nearest one.
+    """
+    known = list(choices)
+    if name not in known:
+        raise InputError(f"unknown {kind} {name!r}; {nearest_name(name, known)}")
+    return name
+
+
+class GateError(Exception):
+    """The command ran, and what it found is negative: an audit error, a failed parity check.
+
+    The command line prints it without a traceback and exits with code 1.
+    """

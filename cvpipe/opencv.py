@@ -1,0 +1,75 @@
+"""OpenCV, checked before it is used.
+
+The builds `opencv-python`, `opencv-python-headless` and their contrib variants install
+the same folder and overwrite each other's files; OpenCV 5 has no `HOGDescriptor`. Both
+give errors far from their cause, so they are looked for before the first import.
+"""
+
+from importlib import metadata
+from types import ModuleType
+
+from cvpipe.errors import InputError
+
+BUILDS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+REMEDY = (
+    "python -m pip uninstall -y {installed} && "
+    "python -m pip install 'opencv-python-headless>=4.10,<5'"
+)
+
+
+def installed_builds() -> dict[str, str]:
+    """Map each installed build of OpenCV to its version."""
+    found = {}
+    for name in BUILDS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def check_builds(builds: dict[str, str]) -> dict[str, str]:
+    """Return the installed builds if there is exactly one and it is a 4.x.
+
+    Raises:
+        InputError: There is no build, more than one, or one of another major version.
+    """
+    listed = ", ".join(f"{name} {version}" for name, version in builds.items())
+    if not builds:
+        raise InputError(
+            "OpenCV is not installed; install it with: "
+            "python -m pip install 'opencv-python-headless>=4.10,<5'"
+        )
+    remedy = REMEDY.format(installed=" ".join(builds))
+    if len(builds) > 1:
+        raise InputError(
+            f"{len(builds)} builds of OpenCV are installed ({listed}) and overwrite each "
+            f"other's files; keep one: {remedy}"
+        )
+    if not next(iter(builds.values())).startswith("4."):
+        raise InputError(
+            f"OpenCV 4 is needed, but {listed} is installed; version 5 has no HOGDescriptor: "
+            f"{remedy}"
+        )
+    return builds
+
+
+def import_cv2() -> ModuleType:
+    """Import OpenCV with its own threads switched off.
+
+    The callers run in threads of their own; two thread pools on the same cores make
+    each other slower.
+
+    Raises:
+        InputError: See `check_builds`.
+    """
+    check_builds(installed_builds())
+    import cv2
+
+    cv2.setNumThreads(0)
+    return cv2

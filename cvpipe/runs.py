@@ -1,0 +1,353 @@
+"""The run folder: every path in it, its provenance, and the ledger of test openings.
+
+A file in a run folder exists if and only if it is complete (see `cvpipe.files`). That is
+all a stage needs to resume: what exists is done.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cvpipe import frames
+from cvpipe.config import Config, config_hash, load_config
+from cvpipe.errors import InputError
+from cvpipe.files import read_json, write_json, write_text
+
+LEDGER_NAME = "test_openings.csv"
+LEDGER_COLUMNS = ("test_fingerprint", "config_hash", "run", "opened")
+RECORDED_PACKAGES = (
+    "cvpipe",
+    "tensorflow",
+    "keras",
+    "scikit-learn",
+    "opencv-python-headless",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pillow",
+)
+
+
+def manifest_fingerprint(
+    image_ids: Sequence[str], labels: Sequence[str], sha256s: Sequence[str]
+) -> str:
+    """Name a set of labelled images by its content.
+
+    Args:
+        image_ids: Keys of the images.
+        labels: Their class names.
+        sha256s: Hash of each file's bytes.
+
+    Returns:
+        64 hexadecimal digits, independent of the order of the rows.
+    """
+    # JSON separates the fields unambiguously, whatever characters a file name holds.
+    rows = sorted(zip(image_ids, labels, sha256s, strict=True))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def run_name(config: Config, fingerprint: str) -> str:
+    """Name the run of a config on a set of images."""
+    digest = hashlib.sha256((config_hash(config) + fingerprint).encode()).hexdigest()
+    return f"{config.name}-{digest[:6]}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.json"
+
+    @property
+    def provenance_path(self) -> Path:
+        """Command, versions, device, fingerprints."""
+        return self.path / "provenance.json"
+
+    @property
+    def findings_path(self) -> Path:
+        """What the audit found."""
+        return self.path / "audit.csv"
+
+    @property
+    def images_path(self) -> Path:
+        """Facts of each file: hashes, size, format."""
+        return self.path / "images.csv"
+
+    @property
+    def manifest_path(self) -> Path:
+        """The rows, groups and splits used."""
+        return self.path / "manifest.csv"
+
+    @property
+    def classes_path(self) -> Path:
+        """Class names; the position is the target."""
+        return self.path / "classes.json"
+
+    @property
+    def choice_path(self) -> Path:
+        """The chosen contender and why."""
+        return self.path / "choice.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Metrics with intervals."""
+        return self.path / "metrics.csv"
+
+    @property
+    def comparison_path(self) -> Path:
+        """Paired comparisons."""
+        return self.path / "comparison.csv"
+
+    @property
+    def timings_path(self) -> Path:
+        """Seconds per stage."""
+        return self.path / "timings.json"
+
+    @property
+    def report_path(self) -> Path:
+        """The HTML page; written last, so it marks a finished run."""
+        return self.path / "report.html"
+
+    @property
+    def export_path(self) -> Path:
+        """Folder of the bundles."""
+        return self.path / "export"
+
+    def part_path(self, contender: str, part: str = "holdout") -> Path:
+        """Folder of a fitted contender."""
+        return self.path / "contenders" / contender / part
+
+    def predictions_path(self, contender: str, split: str, protocol: str = "holdout") -> Path:
+        """File of a predictions table."""
+        return self.path / "contenders" / contender / "predictions" / f"{protocol}-{split}.csv"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage of the run is complete."""
+        return self.report_path.exists()
+
+    def config(self) -> Config:
+        """Load the resolved config."""
+        return load_config(self.config_path)
+
+    def class_names(self) -> list[str]:
+        """Load the class order."""
+        return list(read_json(self.classes_path))
+
+    def manifest(self) -> pd.DataFrame:
+        """Load the rows, groups and splits used."""
+        return frames.read_manifest(self.manifest_path)
+
+    def metrics(self) -> pd.DataFrame:
+        """Load the tidy table of metrics with intervals."""
+        return _read_numbers(self.metrics_path, ("value", "low", "high"), ("repeat", "n"))
+
+    def comparison(self) -> pd.DataFrame:
+        """Load the table of paired comparisons."""
+        floats = ("difference", "low", "high", "p_value", "p_adjusted")
+        whole = ("only_contender_right", "only_reference_right", "n")
+        return _read_numbers(self.comparison_path, floats, whole)
+
+    def predictions(self, split: str, contender: str) -> pd.DataFrame:
+        """Load a predictions table.
+
+        Raises:
+            InputError: The run has no such table; the message lists what it has.
+        """
+        path = self.predictions_path(contender, split)
+        if not path.exists():
+            present = sorted(
+                p.parent.parent.name + "/" + p.stem
+                for p in self.path.glob("contenders/*/predictions/*.csv")
+            )
+            raise InputError(
+                f"{self.path} has no predictions {contender}/holdout-{split} (it has {present}); "
+                f"make them with: cvpipe run {self.config_path}"
+            )
+        return frames.read_predictions(path)
+
+    @property
+    def speeds_path(self) -> Path:
+        """Image files per second of each contender."""
+        return self.path / "speeds.json"
+
+    def speeds(self) -> dict[str, float]:
+        """Load the image files per second of each contender."""
+        return read_json(self.speeds_path) if self.speeds_path.exists() else {}
+
+    def record_seconds(self, stage: str, seconds: float) -> None:
+        """Add the duration of a stage to the run's timings."""
+        write_json(self.timings_path, {**self.timings(), stage: round(seconds, 2)})
+
+    def timings(self) -> dict[str, float]:
+        """Load the seconds per stage."""
+        return read_json(self.timings_path) if self.timings_path.exists() else {}
+
+
+def open_run(path: Path) -> Run:
+    """Open an existing run folder.
+
+    Raises:
+        InputError: The folder is not one.
+    """
+    run = Run(path)
+    if not run.config_path.exists():
+        nearby = sorted(str(p.parent) for p in path.parent.glob("*/config.json"))
+        raise InputError(
+            f"{str(path)!r} is not a run folder (it has no config.json); "
+            f"the run folders beside it are {nearby}."
+        )
+    return run
+
+
+def _read_numbers(path: Path, floats: Sequence[str], integers: Sequence[str]) -> pd.DataFrame:
+    """Read a table of which some columns are numbers and all others text; "" is a NaN."""
+    table = frames.read_text_table(path)
+    for name in (n for n in floats if n in table):
+        table[name] = table[name].map(lambda text: float(text or "nan"))
+    for name in (n for n in integers if n in table):
+        table[name] = pd.to_numeric(table[name], errors="raise").astype("Int64")
+    return table
+
+
+def record_test_opening(runs_path: Path, run: Run, test_fingerprint: str) -> None:
+    """Write into the ledger that this run scores this test split; once per run.
+
+    The line is appended in one write, so runs that end at the same time do not lose one.
+    """
+    ledger = runs_path / LEDGER_NAME
+    identity = config_hash(run.config())
+    if any(
+        row["run"] == run.path.name and row["test_fingerprint"] == test_fingerprint
+        for row in read_ledger(runs_path)
+    ):
+        return
+    runs_path.mkdir(parents=True, exist_ok=True)
+    if not ledger.exists():
+        write_text(ledger, ",".join(LEDGER_COLUMNS) + "\n")
+    row = {
+        "test_fingerprint": test_fingerprint,
+        "config_hash": identity,
+        "run": run.path.name,
+        "opened": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with ledger.open("a", encoding="utf-8", newline="") as file:
+        csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n").writerow(row)
+
+
+def read_ledger(runs_path: Path) -> list[dict[str, str]]:
+    """Load all openings of test splits over the runs of a folder."""
+    ledger = runs_path / LEDGER_NAME
+    if not ledger.exists():
+        return []
+    with ledger.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def count_test_openings(runs_path: Path, test_fingerprint: str) -> int:
+    """Count the configs that have scored a test split."""
+    rows = read_ledger(runs_path)
+    return len({r["config_hash"] for r in rows if r["test_fingerprint"] == test_fingerprint})
+
+
+def provenance(config: Config, data_fingerprint: str, weights: dict[str, str]) -> dict[str, Any]:
+    """Describe what a run was made with.
+
+    Args:
+        config: The run's config.
+        data_fingerprint: See `manifest_fingerprint`.
+        weights: sha256 of the weights of each backbone in use.
+    """
+    return {
+        "command": ["cvpipe", *map(_without_folders, sys.argv[1:])],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "device": "cpu",
+        "threads": config.threads,
+        "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES},
+        "config_hash": config_hash(config),
+        "data_fingerprint": data_fingerprint,
+        "weights": weights,
+    }
+
+
+def _without_folders(argument: str) -> str:
+    """Shorten an absolute path to its name: a run folder says nothing of somebody's disk."""
+    path = Path(argument)
+    return path.name if path.is_absolute() else argument
+
+
+def _git_state() -> dict[str, Any]:
+    """Return commit and dirty flag of the working directory's repository, if there is one."""
+    git = shutil.which("git")
+    if git is None:
+        return {}
+    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    answers = [
+        subprocess.run([git, *c], capture_output=True, text=True, check=False)  # noqa: S603 (fixed)
+        for c in commands
+    ]
+    if any(answer.returncode for answer in answers):
+        return {}
+    return {"commit": answers[0].stdout.strip(), "dirty": bool(answers[1].stdout.strip())}
+
+
+def data_root(run: Run, data: Path | None) -> Path:
+    """Find the images of a run.
+
+    Args:
+        run: The run.
+        data: Where the caller says they are, if anywhere.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    root = data or run.path / run.config().data.root
+    if not root.is_dir():
+        raise InputError(
+            f"the images of {str(run.path)!r} are not at {str(root)!r}; give their folder with "
+            "--data DIR."
+        )
+    return root
+
+
+def read_source(root: Path) -> dict[str, str]:
+    """Load what a packaged data set says about its origin; empty for other folders."""
+    path = root / "SOURCE.json"
+    return read_json(path) if path.exists() else {}
+
+
+def stored_root(root: Path, run_path: Path) -> str:
+    """Write where the images are, for a run's config.
+
+    A folder inside the working directory is stored relative to the run, so the config
+    can be run again as it stands. Of any other folder only the name is stored: a path
+    of somebody's machine does not belong into a file that is handed on.
+    """
+    if root.resolve().is_relative_to(Path.cwd()):
+        return Path(os.path.relpath(root, run_path)).as_posix()
+    return root.resolve().name
