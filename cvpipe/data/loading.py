@@ -1,0 +1,71 @@
+"""Decode and resize many images in threads, in order, with a bounded look-ahead."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from cvpipe.data.images import Fit, read_image, resize_image
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Apply a function to items in threads; results come in the order of the items.
+
+    At most `threads + 2` items are under way or waiting, so memory stays bounded however
+    slow the consumer is. An exception of the function is raised at its item's turn.
+
+    Args:
+        function: Called in a worker thread.
+        items: Its arguments.
+        threads: Number of worker threads.
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= threads + 2:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def load_batches(
+    paths: Sequence[Path],
+    image_size: tuple[int, int],
+    fit: Fit,
+    batch_size: int,
+    threads: int,
+) -> Iterator[np.ndarray]:
+    """Load images in batches, in the order of the paths; the last batch may be smaller.
+
+    Args:
+        paths: Image files.
+        image_size: `(height, width)` in pixels.
+        fit: See `cvpipe.config.ImagesSection`.
+        batch_size: Images per batch.
+        threads: Number of worker threads; the result does not depend on it.
+
+    Yields:
+        `uint8` arrays of shape `(n, height, width, 3)` with `n <= batch_size`.
+
+    Raises:
+        InputError: An image cannot be read; the message names it.
+    """
+
+    def load(batch: Sequence[Path]) -> np.ndarray:
+        return np.stack([resize_image(read_image(path), image_size, fit) for path in batch])
+
+    starts = range(0, len(paths), batch_size)
+    yield from ordered_map(load, (paths[s : s + batch_size] for s in starts), threads)

