@@ -1,0 +1,47 @@
+"""Classifiers on top of a backbone, as Keras layers."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cvpipe.models.framework import import_keras
+
+if TYPE_CHECKING:
+    import keras
+
+LOGITS_LAYER = "head"
+PROBABILITIES_LAYER = "probabilities"
+
+
+def attach_linear_head(
+    backbone: "keras.Model", kernel: np.ndarray, bias: np.ndarray, name: str
+) -> "keras.Model":
+    """Put a fitted linear classifier with a softmax on a backbone.
+
+    Args:
+        backbone: Model from `uint8` images to features.
+        kernel: `float32` array of shape `(num_features, num_classes)`.
+        bias: `float32` array of shape `(num_classes,)`.
+        name: Name of the model.
+
+    Returns:
+        Model from `uint8` images `(n, height, width, 3)` to probabilities
+        `(n, num_classes)`. It is one flat graph: no model is nested in it.
+    """
+    keras = import_keras()
+    head = keras.layers.Dense(kernel.shape[1], name=LOGITS_LAYER)
+    softmax = keras.layers.Softmax(name=PROBABILITIES_LAYER)
+    model = keras.Model(backbone.input, softmax(head(backbone.output)), name=name)
+    head.set_weights([kernel, bias])
+    return model
+
+
+def head_of(model: "keras.Model") -> "keras.Model":
+    """Return the part of a model behind the backbone: from features to probabilities.
+
+    It shares the layers of `model`, so cached features give what the whole model gives.
+    """
+    keras = import_keras()
+    head, softmax = model.get_layer(LOGITS_LAYER), model.get_layer(PROBABILITIES_LAYER)
+    features = keras.Input((head.kernel.shape[0],), name="features")
+    return keras.Model(features, softmax(head(features)), name="head_alone")
