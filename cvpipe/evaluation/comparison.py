@@ -1,0 +1,312 @@
+"""Paired comparison of contenders on the same images, and the choice on val.
+
+Two contenders that see the same images make many of the same mistakes. Comparing them image
+by image removes what they share, so far smaller differences can be told apart than by
+looking at whether two intervals overlap.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from cvpipe.errors import InputError, check_name
+from cvpipe.evaluation.intervals import (
+    NUM_RESAMPLES,
+    ROUNDING,
+    block_sizes,
+    bootstrap,
+    percentile_interval,
+    wilson_interval,
+)
+from cvpipe.evaluation.metrics import (
+    METRICS,
+    class_terms,
+    image_log_losses,
+    is_correct,
+    macro_f1_of_counts,
+)
+from cvpipe.evaluation.scoring import groups_of, sort_labelled
+from cvpipe.frames import (
+    check_predictions,
+    match_rows,
+    predicted_class_names,
+    probabilities_of,
+    targets_of,
+)
+
+COMPARED_METRICS = ("accuracy", "log_loss", "macro_f1")
+SIGNIFICANCE = 0.05
+NUM_PERMUTATIONS = 9999
+COLUMNS = [
+    "contender",
+    "reference",
+    "metric",
+    "difference",
+    "low",
+    "high",
+    "p_value",
+    "p_adjusted",
+    "verdict",
+    "only_contender_right",
+    "only_reference_right",
+    "n",
+]
+
+
+def compare_predictions(
+    reference_name: str,
+    tables: Mapping[str, pd.DataFrame],
+    groups_by_image_id: Mapping[str, str] | pd.Series,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> pd.DataFrame:
+    """Compare every contender with the reference, image by image.
+
+    *Interval*: percentile interval of the difference over clustered bootstrap resamples, in
+    which both contenders see the same images. When no resample differs from another although
+    the predictions do, the interval is the difference plus or minus the upper end of Wilson's
+    interval for 0 out of as many as there are groups: so much could go unseen.
+
+    *p-value*: for accuracy, when each group is a single image, McNemar's exact test on the
+    images that only one of the two gets right. Otherwise a permutation test: if the contenders
+    were equally good, swapping their predictions on any group of images would change nothing
+    that matters, so the difference is ranked among those after random swaps. For means over
+    images this is the sign-flip test on the groups' differences; it serves macro F1, which is
+    no such mean, equally well.
+
+    *Verdict*: the p-value decides, after Holm's correction over all contenders, at 5 %. The
+    interval shows how large the difference may be and is *not* corrected, so it can leave out
+    0 while the verdict is "cannot be told apart": with several contenders, or with few
+    images, where the percentile interval is too narrow and the exact test careful. The
+    opposite, an interval that includes 0 beside "better" or "worse", is rare (skewed
+    differences); the verdict counts then, too.
+
+    Args:
+        reference_name: The contender all others are compared with.
+        tables: Predictions of each contender on the same labelled images.
+        groups_by_image_id: The group of each image; it may know further images.
+        seed: Seed of resamples and swaps. A contender's difference, interval and p-value do
+            not depend on which others are compared.
+        num_resamples: Number of bootstrap resamples.
+
+    Returns:
+        One row per other contender and metric of `COMPARED_METRICS`. `difference` is
+        contender minus reference; `verdict` is "better", "worse" or "cannot be told apart"
+        and speaks of the contender; `only_contender_right` and `only_reference_right` count
+        images and are missing except for accuracy; `n` is the number of images.
+
+    Raises:
+        InputError: The reference is not among the tables, the tables do not hold the same
+            images, labels and classes, a table breaks its contract or is empty, a label is
+            missing or unknown, an image has no group, or there is not one resample.
+
+    References:
+        McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions
+        or Percentages", Psychometrika 12, 1947 (here with the exact binomial distribution).
+        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 15
+        (permutation tests).
+    """
+    check_name("contender", reference_name, tables)
+    reference = sort_labelled(tables[reference_name])
+    groups = groups_of(reference["image_id"], groups_by_image_id)
+    comparisons = [
+        _compare_pair(name, reference_name, table, reference, groups, seed, num_resamples)
+        for name, table in tables.items()
+        if name != reference_name
+    ]
+    if not comparisons:
+        return pd.DataFrame(columns=COLUMNS)
+    result = pd.concat(comparisons, ignore_index=True)
+    result["p_adjusted"] = result.groupby("metric")["p_value"].transform(holm_adjust)
+    columns = (result["metric"], result["difference"], result["p_adjusted"])
+    result["verdict"] = [_verdict(*row) for row in zip(*columns, strict=True)]
+    return result[COLUMNS]
+
+
+def holm_adjust(p_values: np.ndarray | pd.Series) -> np.ndarray:
+    """Adjust p-values for their number, so that any false finding at all stays improbable.
+
+    Args:
+        p_values: One p-value per test, `(k,)`, in [0, 1].
+
+    Returns:
+        Adjusted p-values in the same order, at most 1. Compare them with the level as it is.
+
+    Example:
+        >>> holm_adjust(np.array([0.01, 0.04, 0.03])).tolist()
+        [0.03, 0.06, 0.06]
+
+    References:
+        Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal
+        of Statistics 6, 1979.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    stepped = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted
+
+
+def choose(val_tables: Mapping[str, pd.DataFrame], select_by: str) -> str:
+    """Name the contender that is best on val.
+
+    Args:
+        val_tables: Predictions of each contender on the same labelled images.
+        select_by: A name in `METRICS`.
+
+    Returns:
+        The best contender's name; the first one in the order given on a tie.
+
+    Raises:
+        InputError: The metric is unknown or cannot be computed on these images, there is no
+            contender, or the tables do not fit, as for `compare_predictions`.
+    """
+    check_name("metric", select_by, METRICS)
+    if not val_tables:
+        raise InputError("there is no contender to choose from; pass at least one table.")
+    metric = METRICS[select_by]
+    reference = sort_labelled(next(iter(val_tables.values())))
+    targets = targets_of(reference["label"], predicted_class_names(reference))
+    values = {
+        name: float(
+            metric.function(targets, probabilities_of(match_rows(reference, check_predictions(t))))
+        )
+        for name, t in val_tables.items()
+    }
+    if not all(np.isfinite(value) for value in values.values()):
+        raise InputError(
+            f"{select_by!r} cannot be computed on these {len(reference)} images, which have the "
+            f"labels {sorted(set(reference['label']))}; choose by 'log_loss'."
+        )
+    best = max if metric.higher_is_better else min
+    return best(values, key=lambda name: values[name])
+
+
+def _compare_pair(
+    name: str,
+    reference_name: str,
+    table: pd.DataFrame,
+    reference: pd.DataFrame,
+    groups: np.ndarray,
+    seed: int,
+    num_resamples: int,
+) -> pd.DataFrame:
+    """Compute the rows of one contender, all columns but the adjusted p-value and the verdict."""
+    targets = targets_of(reference["label"], predicted_class_names(reference))
+    ours = probabilities_of(match_rows(reference, check_predictions(table)))
+    theirs = probabilities_of(reference)
+    our_sums = _group_sums(targets, ours, groups)
+    their_sums = _group_sums(targets, theirs, groups)
+    num_groups = len(our_sums)
+    rng = np.random.default_rng(seed)
+
+    def differences(weights: np.ndarray) -> np.ndarray:
+        return _metrics_of_sums(weights @ our_sums) - _metrics_of_sums(weights @ their_sums)
+
+    observed = differences(np.ones(num_groups))
+    resampled = bootstrap(differences, np.arange(num_groups), num_resamples, rng)
+    p_values = _swap_p_values(our_sums, their_sums, rng)
+    right, reference_right = is_correct(targets, ours), is_correct(targets, theirs)
+    only_ours = int((right & ~reference_right).sum())
+    only_theirs = int((~right & reference_right).sum())
+    if num_groups == len(reference):
+        p_values[COMPARED_METRICS.index("accuracy")] = _mcnemar_p_value(only_ours, only_theirs)
+    result = pd.DataFrame(
+        {
+            "contender": name,
+            "reference": reference_name,
+            "metric": COMPARED_METRICS,
+            "difference": observed,
+            "p_value": p_values,
+            "only_contender_right": pd.array([only_ours, None, None], dtype="Int64"),
+            "only_reference_right": pd.array([only_theirs, None, None], dtype="Int64"),
+            "n": len(reference),
+        }
+    )
+    slack = 0.0 if np.array_equal(ours, theirs) else wilson_interval(0, num_groups)[1]
+    result[["low", "high"]] = [
+        _difference_interval(value, column, slack, METRICS[metric].upper)
+        for metric, value, column in zip(COMPARED_METRICS, observed, resampled.T, strict=True)
+    ]
+    return result
+
+
+def _group_sums(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Sum up, for each group, all that `COMPARED_METRICS` are made of.
+
+    Groups are drawn and swapped as a whole, so their sums are all that is needed.
+
+    Returns:
+        `(num_groups, 3 + 3 * num_classes)`: images, correct images, log losses, `class_terms`.
+    """
+    per_image = np.column_stack(
+        [
+            np.ones(len(targets)),
+            is_correct(targets, probabilities),
+            image_log_losses(targets, probabilities),
+            class_terms(targets, probabilities).reshape(len(targets), -1),
+        ]
+    )
+    sums = np.zeros((groups.max() + 1, per_image.shape[1]))
+    np.add.at(sums, groups, per_image)
+    return sums
+
+
+def _metrics_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Turn sums of shape `(..., 3 + 3 * num_classes)` into `COMPARED_METRICS`, `(..., 3)`."""
+    num_images, num_correct, loss = sums[..., 0], sums[..., 1], sums[..., 2]
+    counts = sums[..., 3:].reshape(*sums.shape[:-1], 3, -1)
+    return np.stack(
+        [num_correct / num_images, loss / num_images, macro_f1_of_counts(counts)], axis=-1
+    )
+
+
+def _swap_p_values(
+    our_sums: np.ndarray, their_sums: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Two-sided permutation p-values of `COMPARED_METRICS`, swapping whole groups.
+
+    The observed arrangement counts as one of the permutations, so no p-value is 0.
+    """
+    change = their_sums - our_sums
+    change = change[change.any(axis=1)]  # swapping equals changes nothing
+    ours, theirs = our_sums.sum(axis=0), their_sums.sum(axis=0)
+    observed = np.abs(_metrics_of_sums(ours) - _metrics_of_sums(theirs))
+    num_as_large = np.zeros(len(COMPARED_METRICS))
+    for size in block_sizes(NUM_PERMUTATIONS, len(change)):
+        moved = rng.integers(0, 2, (size, len(change)), dtype=np.int8).astype(np.float64) @ change
+        swapped = np.abs(_metrics_of_sums(ours + moved) - _metrics_of_sums(theirs - moved))
+        num_as_large += (swapped >= observed - ROUNDING).sum(axis=0)
+    return (1 + num_as_large) / (1 + NUM_PERMUTATIONS)
+
+
+def _mcnemar_p_value(only_ours: int, only_theirs: int) -> float:
+    """Exact two-sided p-value of a fair coin; 1 when the contenders never differ."""
+    discordant = only_ours + only_theirs
+    return float(binomtest(only_ours, discordant).pvalue) if discordant else 1.0
+
+
+def _difference_interval(
+    value: float, resampled: np.ndarray, slack: float, upper: float
+) -> tuple[float, float]:
+    """Percentile interval of a difference; see `compare_predictions` for the collapsed one.
+
+    Args:
+        value: The difference itself.
+        resampled: The difference in each resample.
+        slack: Half the width of a collapsed interval, as a share of `upper`.
+        upper: Largest possible difference.
+    """
+    low, high = percentile_interval(resampled)
+    if high - low <= ROUNDING:
+        low, high = max(value - slack * upper, -upper), min(value + slack * upper, upper)
+    return min(low, value), max(high, value)
+
+
+def _verdict(metric: str, difference: float, p_adjusted: float) -> str:
+    if p_adjusted > SIGNIFICANCE:
+        return "cannot be told apart"
+    return "better" if (difference > 0) == METRICS[metric].higher_is_better else "worse"

@@ -1,0 +1,199 @@
+"""From one predictions table to a table of metrics with intervals.
+
+Images are matched to their groups by `image_id` and sorted by it before anything is drawn,
+so the order of the rows changes nothing.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from cvpipe.errors import InputError
+from cvpipe.evaluation.intervals import (
+    NUM_RESAMPLES,
+    ROUNDING,
+    absolute_sum_interval,
+    bootstrap,
+    percentile_interval,
+    wilson_interval,
+)
+from cvpipe.evaluation.metrics import CLASS_METRICS, METRICS, calibration_gaps
+from cvpipe.frames import (
+    check_predictions,
+    predicted_class_names,
+    predicted_labels,
+    probabilities_of,
+    targets_of,
+)
+
+COLUMNS = ["metric", "label", "value", "low", "high", "n"]
+PROPORTIONS = ("accuracy", "precision", "recall")
+
+
+def score_predictions(
+    predictions: pd.DataFrame,
+    groups_by_image_id: Mapping[str, str] | pd.Series,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> pd.DataFrame:
+    """Compute all metrics with 95 % intervals.
+
+    Accuracy, precision and recall are proportions: they have Wilson's interval when the images
+    counted all come from different groups. The calibration error has an interval of its own,
+    see `absolute_sum_interval`. Everything else has the percentile interval of the clustered
+    bootstrap, stretched to hold the value if it does not.
+
+    When the resampled values are all the same (a perfect classifier, a single group), the
+    bootstrap sees no spread where there is some. Then Wilson's interval takes over, with the
+    number of *groups* for n and the value as a share of its largest possible one; for a mean
+    over classes with the groups of the rarest class. It is wide on purpose: of all variables
+    between two ends that have a given mean, the one that takes only the ends varies most.
+
+    Args:
+        predictions: A predictions table, all labels known.
+        groups_by_image_id: The group of each image; it may know further images.
+        seed: Seed of the resamples.
+        num_resamples: Number of bootstrap resamples.
+
+    Returns:
+        One row per metric of `METRICS` (label `""`), then precision, recall and F1 for each
+        class in class order. Columns `metric, label, value, low, high, n`; `n` is the number
+        of images counted: all, those of the class (recall, F1), or those given it (precision).
+        What cannot be computed is NaN.
+
+    Raises:
+        InputError: The table breaks its contract or is empty, a label is missing or unknown,
+            an image has no group, or there is not one resample.
+    """
+    rows = sort_labelled(predictions)
+    class_names = predicted_class_names(rows)
+    targets = targets_of(rows["label"], class_names)
+    probabilities = probabilities_of(rows)
+    groups = groups_of(rows["image_id"], groups_by_image_id)
+
+    def statistics(weights: np.ndarray) -> np.ndarray:
+        arguments = (targets, probabilities, weights)
+        overall = [metric.function(*arguments) for metric in METRICS.values()]
+        by_class = [metric.function(*arguments) for metric in CLASS_METRICS.values()]
+        gaps = calibration_gaps(*arguments)
+        return np.concatenate([np.stack(overall, axis=-1), *by_class, gaps], axis=-1)
+
+    keys = [(name, "") for name in METRICS]
+    keys += [(name, label) for name in CLASS_METRICS for label in class_names]
+    values = statistics(np.ones(len(rows)))
+    resampled = bootstrap(statistics, groups, num_resamples, np.random.default_rng(seed))
+    intervals = [percentile_interval(column) for column in resampled.T[: len(keys)]]
+    first_gap = len(keys)
+    intervals[keys.index(("ece", ""))] = absolute_sum_interval(
+        values[first_gap:], resampled[:, first_gap:]
+    )
+
+    rarest_class = _groups_of_rarest_class(targets, groups)
+    table = []
+    for (name, label), value, interval in zip(
+        keys, values[:first_gap].tolist(), intervals, strict=True
+    ):
+        metric = (METRICS | CLASS_METRICS)[name]
+        images = _images_behind(name, label, rows)
+        evidence = rarest_class if metric.over_classes else groups[images]
+        low, high = _settle_interval(value, interval, evidence, metric.upper, name in PROPORTIONS)
+        table.append((name, label, value, low, high, int(images.sum())))
+    return pd.DataFrame(table, columns=COLUMNS)
+
+
+def sort_labelled(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Check a predictions table for scoring and sort it by `image_id`.
+
+    Raises:
+        InputError: The table breaks its contract, is empty, or has an image without a label.
+    """
+    check_predictions(predictions)
+    if predictions.empty:
+        raise InputError("these predictions have no rows; score at least one labelled image.")
+    unlabelled = predictions["image_id"][predictions["label"].fillna("") == ""]
+    if len(unlabelled):
+        raise InputError(
+            f"{len(unlabelled)} of {len(predictions)} images have no label, first "
+            f"{unlabelled.iloc[0]!r}; only labelled images can be scored, leave out the others."
+        )
+    return predictions.sort_values("image_id", ignore_index=True)
+
+
+def groups_of(
+    image_ids: pd.Series, groups_by_image_id: Mapping[str, str] | pd.Series
+) -> np.ndarray:
+    """Look up the group of each image.
+
+    Args:
+        image_ids: Keys, in the order wanted.
+        groups_by_image_id: A mapping, or a Series with `image_id` as its index.
+
+    Returns:
+        Integers `(n,)`, equal where the groups are. They are numbered by first appearance, so
+        that renaming the groups changes no draw.
+
+    Raises:
+        InputError: An image has no group, or two.
+    """
+    if isinstance(groups_by_image_id, pd.Series):
+        known = groups_by_image_id.astype(object)
+    else:
+        known = pd.Series(dict(groups_by_image_id), dtype=object)
+    repeated = known.index[known.index.duplicated()]
+    if len(repeated):
+        raise InputError(
+            f"the groups list {repeated[0]!r} more than once; give each image one group."
+        )
+    groups = known.reindex(image_ids)
+    lacking = groups.index[groups.fillna("") == ""]
+    if len(lacking):
+        raise InputError(
+            f"{len(lacking)} of {len(image_ids)} images have no group, first {lacking[0]!r}; "
+            "pass groups keyed by image_id, an image on its own has its image_id as group."
+        )
+    return pd.factorize(groups)[0]
+
+
+def _images_behind(name: str, label: str, rows: pd.DataFrame) -> np.ndarray:
+    """Say which images a metric counts, `bool (n,)`."""
+    if name in METRICS:
+        return np.full(len(rows), True)
+    if name == "precision":
+        return predicted_labels(rows) == label
+    return rows["label"].to_numpy() == label
+
+
+def _groups_of_rarest_class(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Groups of the images of the class that has the fewest groups, but at least one."""
+    of_classes = [groups[targets == target] for target in np.unique(targets)]
+    return min(of_classes, key=lambda members: len(np.unique(members)))
+
+
+def _settle_interval(
+    value: float,
+    resampled: tuple[float, float],
+    evidence: np.ndarray,
+    upper: float,
+    is_proportion: bool,
+) -> tuple[float, float]:
+    """Choose between the resampled interval and Wilson's; see `score_predictions`.
+
+    Args:
+        value: The value itself.
+        resampled: Its interval by resampling.
+        evidence: The groups of the images behind the value, one per image.
+        upper: Largest possible value.
+        is_proportion: Whether the value is a share of those images.
+    """
+    if math.isnan(value):
+        return math.nan, math.nan
+    low, high = resampled
+    num_groups = len(np.unique(evidence))
+    independent = num_groups == len(evidence)
+    # `not (a > b)` instead of `a <= b`, so that a NaN counts as collapsed.
+    if (is_proportion and independent) or not high - low > ROUNDING:
+        share = min(value / upper, 1.0)
+        low, high = (upper * end for end in wilson_interval(share * num_groups, num_groups))
+    return min(low, value), max(high, value)
