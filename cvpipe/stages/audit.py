@@ -1,0 +1,82 @@
+"""Scan the images, hash them, decode each once, and store what was found."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+
+from cvpipe.config import FOLDERS, DataSection
+from cvpipe.data.audit import Audit, audit_images, findings_table, hash_file
+from cvpipe.data.manifest import check_columns, other_files, scan_images, stray_images
+from cvpipe.errors import GateError
+from cvpipe.files import write_table
+from cvpipe.stages.job import Job, Watcher
+
+MAX_SHOWN = 40
+
+
+def scan_and_hash(root: Path, labels: str, threads: int) -> pd.DataFrame:
+    """List the images of a data root with the hash of each file as column `sha256`."""
+    rows = scan_images(root, labels)
+    with ThreadPoolExecutor(threads) as pool:
+        return rows.assign(
+            sha256=list(pool.map(lambda key: hash_file(root / key), rows["image_id"]))
+        )
+
+
+def audit_rows(
+    rows: pd.DataFrame, root: Path, data: DataSection, threads: int, watcher: Watcher
+) -> Audit:
+    """Decode every scanned image once and collect all findings."""
+    audit = audit_images(
+        rows,
+        root,
+        threads,
+        data.drop_unreadable,
+        lambda items, total: watcher.track(items, total, "decode"),
+    )
+    if data.labels != FOLDERS:
+        return audit
+    unused = [
+        (name, "other_file", "note", "not an image by its name; not used")
+        for name in other_files(root)
+    ] + [
+        (name, "stray_image", "warning", "it lies outside the class folders; not used")
+        for name in stray_images(root)
+    ]
+    combined = [*audit.findings.itertuples(index=False, name=None), *unused]
+    return Audit(audit.rows, audit.facts, findings_table(combined))
+
+
+def run_audit(job: Job, rows: pd.DataFrame) -> pd.DataFrame:
+    """Audit the images of a run; store the findings and the facts of each file.
+
+    Returns:
+        The usable rows, as a manifest without splits.
+
+    Raises:
+        GateError: There are errors among the findings.
+    """
+    with job.timed("audit", f"audit: decoding {len(rows):,} images"):
+        audit = audit_rows(rows, job.root, job.config.data, job.config.threads, job.watcher)
+        write_table(job.run.images_path, audit.facts)
+        write_table(job.run.findings_path, audit.findings)
+    if not audit.errors.empty:
+        raise GateError(
+            f"the audit of {job.root.name!r} found {len(audit.errors)} error(s), so nothing was "
+            f"fitted:\n{describe_findings(audit.findings)}\nAll findings are in "
+            f"{job.run.findings_path}. Mend the data, or leave unreadable images out with "
+            "--drop-unreadable."
+        )
+    return check_columns(audit.rows)
+
+
+def describe_findings(findings: pd.DataFrame) -> str:
+    """Write findings as lines, errors first; long lists are cut and counted."""
+    lines = [
+        "  " + ": ".join(part for part in (severity, finding, image_id, reason) if part)
+        for image_id, finding, severity, reason in findings.head(MAX_SHOWN).to_numpy()
+    ]
+    if len(findings) > MAX_SHOWN:
+        lines.append(f"  ... and {len(findings) - MAX_SHOWN} more")
+    return "\n".join(lines)

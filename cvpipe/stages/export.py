@@ -1,0 +1,139 @@
+"""Hand a network to an app: one folder with the file, what it is, and a proof of parity."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cvpipe.config import NetworkContender
+from cvpipe.data.images import DECODE_RULE
+from cvpipe.errors import GateError
+from cvpipe.evaluation.comparison import choose
+from cvpipe.export.bundle import BUNDLE_VERSION, bundle_readme
+from cvpipe.files import atomic_path, read_json, write_json, write_text
+from cvpipe.models.backbones import BACKBONES
+from cvpipe.runs import read_source
+from cvpipe.stages.evaluate import predictions_of
+from cvpipe.stages.job import Job
+
+
+def contender_to_export(job: Job) -> str:
+    """Name the network that is exported.
+
+    Returns:
+        The chosen contender if it is a network, otherwise the best network on val;
+        `""` when no contender is a network.
+    """
+    networks = [c.name for c in job.config.contender if isinstance(c, NetworkContender)]
+    chosen = str(read_json(job.run.choice_path)["chosen"])
+    if chosen in networks or not networks:
+        return chosen if chosen in networks else ""
+    val = predictions_of(job, "val")
+    return choose({name: val[name] for name in networks}, job.config.evaluate.select_by)
+
+
+def run_export(job: Job) -> None:
+    """Write the bundle and check it in a fresh process; what is stored already is kept.
+
+    Raises:
+        GateError: The check could not be made. A check that was made and failed is
+            stored, and `require_parity` says so at the end of the run.
+    """
+    name = contender_to_export(job)
+    if not name:
+        return
+    bundle = job.run.export_path / name
+    with job.timed("export", f"export: {name} as a Keras file, checked in a fresh process"):
+        if not bundle.exists():
+            write_bundle(job, name, bundle)
+        if not (bundle / "parity.json").exists():
+            verify_in_fresh_process(bundle, job.root)
+
+
+def write_bundle(job: Job, name: str, bundle: Path) -> None:
+    """Write model file, description and README of a bundle, whole or not at all."""
+    with atomic_path(bundle) as partial:
+        partial.mkdir()
+        shutil.copyfile(job.run.part_path(name) / "model.keras", partial / "model.keras")
+        facts = describe_bundle(job, name)
+        write_json(partial / "bundle.json", facts)
+        write_text(partial / "README.md", bundle_readme(facts))
+
+
+def describe_bundle(job: Job, name: str) -> dict[str, Any]:
+    """Collect what an app, and whoever is responsible for it, must know about a model."""
+    contender = next(c for c in job.config.contender if c.name == name)
+    if not isinstance(contender, NetworkContender):
+        raise TypeError(f"{name!r} is not a network")
+    backbone = BACKBONES[contender.backbone]
+    metrics = job.run.metrics()
+    rows = metrics[
+        (metrics["contender"] == name) & (metrics["split"] == "test") & (metrics["label"] == "")
+    ]
+    source = read_source(job.root)
+    return {
+        "bundle_version": BUNDLE_VERSION,
+        "run": job.run.path.name,
+        "contender": name,
+        "is_the_chosen_contender": read_json(job.run.choice_path)["chosen"] == name,
+        "files": {"keras": "model.keras"},
+        "class_names": job.run.class_names(),
+        "input": {
+            "dtype": "uint8",
+            "colour": "RGB",
+            "image_size": list(backbone.image_size),
+            "fit": job.config.images.fit,
+            "decode_rule": DECODE_RULE,
+            "preprocessing": "inside the model",
+        },
+        "output": "probabilities in the order of class_names",
+        "test_metrics": [
+            {
+                "metric": row.metric,
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "n": int(row.n),
+            }
+            for row in rows.itertuples()
+        ],
+        "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
+        "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
+        "licences": {
+            "weights": f"{backbone.weights.licence}; {backbone.weights.source}",
+            "data": source.get("licence", "not stated"),
+        },
+        "limits": "The figures hold for images from the same source. Nothing is known about "
+        "other cameras, sites or populations; not a medical device.",
+    }
+
+
+def verify_in_fresh_process(bundle: Path, root: Path) -> None:
+    """Run `cvpipe verify` on a bundle in a new process, which writes `parity.json`.
+
+    Raises:
+        GateError: The process ended without writing it.
+    """
+    command = [sys.executable, "-m", "cvpipe", "verify", str(bundle), "--data", str(root)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if not (bundle / "parity.json").exists():
+        raise GateError(
+            f"the exported file could not be checked ({' '.join(command[2:5])} ended with code "
+            f"{answer.returncode}):\n{answer.stderr.strip()}"
+        )
+
+
+def require_parity(job: Job) -> None:
+    """Check the stored parity of a run's bundles.
+
+    Raises:
+        GateError: An exported file does not give the measured numbers.
+    """
+    for path in sorted(job.run.export_path.glob("*/parity.json")):
+        parity = read_json(path)
+        if not parity["passed"]:
+            raise GateError(
+                f"the exported model {str(path.parent)!r} does not give the probabilities that "
+                f"were measured; do not use it. Details: {path}"
+            )

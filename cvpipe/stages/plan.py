@@ -1,0 +1,140 @@
+"""From what a person typed to a checked config: before anything heavy starts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvpipe.classifiers import CLASSIFIERS, SEARCHES
+from cvpipe.config import (
+    FOLDERS,
+    PRESETS,
+    Config,
+    NetworkContender,
+    load_config,
+    preset_config,
+    validate_config,
+)
+from cvpipe.data.sources import DATASETS
+from cvpipe.errors import InputError, check_name
+from cvpipe.features.table import FEATURES
+from cvpipe.models.backbones import BACKBONES
+
+# Seconds on two cores of a current laptop, generously rounded: a person wants to know
+# whether to wait or to fetch a coffee.
+START_SECONDS = 25.0
+SECONDS_PER_IMAGE = 0.009  # decode three times, hash, evaluate
+SECONDS_PER_IMAGE_FEATURE = 0.002
+SECONDS_PER_IMAGE_BACKBONE = 0.018  # once for the features, once for the check of the export
+SECONDS_PER_IMAGE_FIT = 0.0004
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run on which images.
+
+    Attributes:
+        config: The checked config.
+        root: Folder of the images.
+    """
+
+    config: Config
+    root: Path
+
+
+def make_plan(
+    target: Path,
+    settings: Sequence[str] = (),
+    data: Path | None = None,
+    preset: str = "standard",
+) -> Plan:
+    """Understand what is to be run.
+
+    Args:
+        target: A pipeline file, a folder of class folders, or a table of images.
+        settings: Changes of the form `section.key=value`.
+        data: Folder of the images, if it is not where the pipeline file says.
+        preset: For a folder or a table: one of `cvpipe.config.PRESETS`.
+
+    Raises:
+        InputError: Something is unknown, missing or of the wrong kind.
+    """
+    if target.suffix.lower() in (".csv", ".tsv"):
+        config = _preset(target.parent, target.name, settings, preset)
+        root = data or target.parent
+    elif target.suffix.lower() in (".toml", ".json"):
+        config = load_config(target, settings)
+        root = data or (target.parent / config.data.root)
+    elif target.is_dir():
+        config = _preset(target, FOLDERS, settings, preset)
+        root = data or target
+    else:
+        raise InputError(
+            f"there is no folder {str(target)!r}; give a pipeline file (.toml), a folder of "
+            "class folders, or a table of images (.csv, .tsv)."
+        )
+    check_names(config)
+    if not root.is_dir():
+        raise InputError(_missing_root(root))
+    return Plan(config, root)
+
+
+def _preset(root: Path, labels: str, settings: Sequence[str], preset: str) -> Config:
+    check_name("preset", preset, PRESETS)
+    name = "".join(c if c.isalnum() or c in "_.-" else "_" for c in root.resolve().name) or "images"
+    return validate_config(
+        preset_config(name.lstrip(".-") or "images", str(root), labels, preset), settings
+    )
+
+
+def _missing_root(root: Path) -> str:
+    message = f"there is no folder {str(root)!r} with images; "
+    if root.name in DATASETS:
+        return message + f"fetch it with: cvpipe fetch {root.name}"
+    return message + "correct data.root in the pipeline file or give the folder with --data DIR."
+
+
+def check_names(config: Config) -> Config:
+    """Return a config in which every feature, classifier and backbone is known.
+
+    Raises:
+        InputError: A name is unknown, or parts of a contender do not fit together.
+    """
+    for contender in config.contender:
+        if isinstance(contender, NetworkContender):
+            check_name("backbone", contender.backbone, BACKBONES)
+            continue
+        check_name("classifier", contender.classifier, CLASSIFIERS)
+        for name in contender.features:
+            check_name("feature", name, FEATURES)
+        if not contender.features and CLASSIFIERS[contender.classifier].parameter:
+            raise InputError(
+                f"contender {contender.name!r} has the classifier {contender.classifier!r} but "
+                f"no features; choose some of {sorted(FEATURES)}."
+            )
+    return config
+
+
+def estimate_seconds(config: Config, num_images: int) -> float:
+    """Estimate how long a run takes on two cores when nothing is cached yet.
+
+    Args:
+        config: What is to be run.
+        num_images: Number of images.
+    """
+    total = START_SECONDS + num_images * SECONDS_PER_IMAGE
+    for contender in config.contender:
+        num_values, num_folds = SEARCHES[contender.search]
+        fits = num_values * num_folds + 1
+        if isinstance(contender, NetworkContender):
+            total += num_images * (SECONDS_PER_IMAGE_BACKBONE + fits * SECONDS_PER_IMAGE_FIT)
+        elif contender.features:
+            per_image = len(contender.features) * SECONDS_PER_IMAGE_FEATURE
+            total += num_images * (per_image + fits * SECONDS_PER_IMAGE_FIT)
+    return total
+
+
+def in_words(seconds: float) -> str:
+    """Write a rough duration: `about 40 seconds`, `about 3 minutes`."""
+    if seconds < 90:
+        return f"about {max(10, round(seconds, -1)):.0f} seconds"
+    return f"about {round(seconds / 60):.0f} minutes"

@@ -1,0 +1,132 @@
+"""Class probabilities for new image files, from a run or from an exported bundle."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cvpipe import frames
+from cvpipe.config import NetworkContender
+from cvpipe.data.images import Fit
+from cvpipe.data.loading import load_batches
+from cvpipe.errors import InputError, check_name
+from cvpipe.files import read_json
+from cvpipe.models.features import BATCH_SIZE, build_embed
+from cvpipe.models.framework import set_threads
+from cvpipe.runs import Run, open_run
+from cvpipe.stages.contenders import load_network, load_predictor
+from cvpipe.stages.features import Descriptor, descriptors_of
+
+
+@dataclass(frozen=True)
+class ImageClassifier:
+    """A fitted contender that reads image files.
+
+    Attributes:
+        name: The contender.
+        class_names: Class order of the probabilities.
+        fit: How images are brought to size.
+        threads: Threads that load images.
+        branches: Pairs of an image size and a function from `uint8` images of that size
+            to rows; the rows are put side by side.
+        classify: Function from the joined rows to probabilities.
+    """
+
+    name: str
+    class_names: list[str]
+    fit: Fit
+    threads: int
+    branches: list[tuple[tuple[int, int], Callable[[np.ndarray], np.ndarray]]]
+    classify: Callable[[np.ndarray], np.ndarray]
+
+    def predict_proba(self, paths: Sequence[str | Path]) -> pd.DataFrame:
+        """Classify image files.
+
+        Args:
+            paths: Image files, at least one.
+
+        Returns:
+            A predictions table keyed by path, with empty labels.
+
+        Raises:
+            InputError: No path is given, one is given twice, or a file cannot be read.
+        """
+        if not paths:
+            raise InputError("no image was given; give the path of at least one image file.")
+        files = [Path(path) for path in paths]
+        blocks = [
+            np.concatenate(
+                [function(b) for b in load_batches(files, size, self.fit, BATCH_SIZE, self.threads)]
+            )
+            for size, function in self.branches
+        ]
+        rows = np.hstack(blocks) if blocks else np.zeros((len(files), 1), dtype=np.float32)
+        return frames.make_predictions(
+            [str(path) for path in paths], [""] * len(files), self.classify(rows), self.class_names
+        )
+
+
+def load(path: str | Path, contender: str = "") -> ImageClassifier:
+    """Load a classifier from a run folder or an exported bundle.
+
+    Args:
+        path: The folder.
+        contender: For a run: which contender; the chosen one where none is named.
+
+    Raises:
+        InputError: The folder is neither, is incomplete, or has no such contender.
+    """
+    folder = Path(path)
+    if (folder / "bundle.json").exists():
+        return _load_bundle(folder)
+    run = open_run(folder)
+    if not run.choice_path.exists():
+        raise InputError(
+            f"the run {str(folder)!r} is not finished; finish it with: cvpipe run {run.config_path}"
+        )
+    return load_contender(run, contender or read_json(run.choice_path)["chosen"])
+
+
+def load_contender(run: Run, name: str) -> ImageClassifier:
+    """Load a fitted contender of a run."""
+    config = run.config()
+    contenders = {contender.name: contender for contender in config.contender}
+    contender = contenders[check_name("contender", name, contenders)]
+    part = run.part_path(name)
+    classify: Callable[[np.ndarray], np.ndarray]
+    if isinstance(contender, NetworkContender):
+        # The whole network as it is stored: what an export is made of.
+        set_threads(config.threads)
+        model = load_network(part / "model.keras")
+        size = tuple(model.input_shape[1:3])
+        branches, classify = [(size, build_embed(model))], _as_they_are
+    else:
+        branches = [_branch(d) for d in descriptors_of(contender, config.threads)]
+        classify = load_predictor(part, config.threads)
+    return ImageClassifier(
+        name, run.class_names(), config.images.fit, config.threads, branches, classify
+    )
+
+
+def _branch(descriptor: Descriptor) -> tuple[tuple[int, int], Callable[[np.ndarray], np.ndarray]]:
+    return descriptor.image_size, descriptor.prepare()
+
+
+def _as_they_are(probabilities: np.ndarray) -> np.ndarray:
+    return probabilities
+
+
+def _load_bundle(folder: Path) -> ImageClassifier:
+    bundle = read_json(folder / "bundle.json")
+    model = load_network(folder / bundle["files"]["keras"])
+    height, width = bundle["input"]["image_size"]
+    return ImageClassifier(
+        bundle["contender"],
+        list(bundle["class_names"]),
+        bundle["input"]["fit"],
+        2,
+        [((height, width), build_embed(model))],
+        _as_they_are,
+    )

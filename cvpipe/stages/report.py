@@ -1,0 +1,214 @@
+"""Collect what a run knows and write its page."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cvpipe import frames
+from cvpipe.classifiers import CLASSIFIERS
+from cvpipe.config import ClassicContender, NetworkContender
+from cvpipe.data.images import read_image, resize_image
+from cvpipe.features.table import FEATURES
+from cvpipe.files import read_json, write_json, write_text
+from cvpipe.models.backbones import BACKBONES
+from cvpipe.report.content import (
+    ContenderSummary,
+    DataSummary,
+    Mistake,
+    ParityResult,
+    ReportContent,
+)
+from cvpipe.report.page import render_report
+from cvpipe.runs import Run, count_test_openings, data_root, read_source
+from cvpipe.stages.contenders import describe_search
+from cvpipe.stages.evaluate import fingerprint_of
+from cvpipe.stages.job import Job
+from cvpipe.stages.predict import load_contender
+from cvpipe.stages.split import rows_of_split
+
+SAMPLES_PER_CLASS = 6
+MAX_MISTAKES = 24
+THUMBNAIL_PIXELS = 144
+SPEED_IMAGES = 64
+
+
+def run_report(job: Job) -> None:
+    """Write the page of a run; it is the run's last file."""
+    with job.timed("report", "report"):
+        if not job.run.speeds_path.exists():
+            measure_speeds(job)
+    write_report(job.run, job.root)
+
+
+def write_report(run: Run, root: Path) -> None:
+    """Write the page from the run's tables, which are not changed."""
+    write_text(run.report_path, render_report(collect_content(run, root)))
+
+
+def rebuild_report(run: Run, data: Path | None = None) -> None:
+    """Write the page of an existing run again.
+
+    Args:
+        run: A run that was evaluated.
+        data: Folder of the images, if it is not where the run says.
+    """
+    write_report(run, data_root(run, data))
+
+
+def measure_speeds(job: Job) -> None:
+    """Store how many image files per second each contender classifies, from file to answer."""
+    val = rows_of_split(job, "val")
+    paths = [job.root / image_id for image_id in val["image_id"].head(SPEED_IMAGES)]
+    speeds = {}
+    for contender in job.config.contender:
+        classifier = load_contender(job.run, contender.name)
+        classifier.predict_proba(paths)  # the first call also compiles
+        started = time.perf_counter()
+        classifier.predict_proba(paths)
+        speeds[contender.name] = round(len(paths) / (time.perf_counter() - started), 1)
+    write_json(job.run.speeds_path, speeds)
+
+
+def collect_content(run: Run, root: Path) -> ReportContent:
+    """Read everything that the page shows."""
+    config, manifest = run.config(), run.manifest()
+    choice, facts = read_json(run.choice_path), read_json(run.provenance_path)
+    names = [contender.name for contender in config.contender]
+    predictions = {name: run.predictions("test", name) for name in names}
+    contenders = [summarise_contender(run, contender) for contender in config.contender]
+    return ReportContent(
+        run_name=run.path.name,
+        created=facts["started"],
+        chosen=choice["chosen"],
+        chosen_because=choice["because"],
+        class_names=run.class_names(),
+        data=summarise_data(run, manifest, root),
+        contenders=contenders,
+        metrics=run.metrics(),
+        comparison=run.comparison(),
+        predictions=predictions,
+        mistakes=confident_mistakes(predictions[choice["chosen"]], root),
+        timings=list(run.timings().items()),
+        test_openings=count_test_openings(
+            run.path.parent, fingerprint_of(manifest[manifest["split"] == "test"])
+        ),
+        warnings=collect_warnings(run, names),
+        repeat_commands=repeat_commands(run),
+        versions={"python": facts["python"], **facts["versions"]},
+        parity=collect_parity(run),
+        exported=next((p.parent.name for p in run.export_path.glob("*/bundle.json")), ""),
+    )
+
+
+def summarise_data(run: Run, manifest: pd.DataFrame, root: Path) -> DataSummary:
+    """Say what the images are and show some of each class."""
+    source = read_source(root)
+    counts = pd.crosstab(manifest["label"], manifest["split"])
+    samples = {}
+    for label, rows in manifest.groupby("label"):
+        # Evenly spaced over the sorted names, so that neighbouring slices are not all there is.
+        positions = np.linspace(0, len(rows) - 1, min(SAMPLES_PER_CLASS, len(rows))).astype(int)
+        samples[str(label)] = [thumbnail(root / rows["image_id"].iloc[p]) for p in positions]
+    return DataSummary(
+        title=source.get("name", run.config().name),
+        root_name=root.resolve().name,
+        licence=source.get("licence", ""),
+        citation=source.get("citation", ""),
+        num_images=len(manifest),
+        counts=counts.reindex(columns=list(frames.SPLITS), fill_value=0),
+        findings=frames.read_text_table(run.findings_path),
+        samples=samples,
+    )
+
+
+def thumbnail(path: Path) -> np.ndarray:
+    """Load an image, shrunk to the height that the page shows."""
+    image = read_image(path)
+    height, width = image.shape[:2]
+    scale = min(1.0, THUMBNAIL_PIXELS / height)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return resize_image(image, size, "stretch")
+
+
+def summarise_contender(
+    run: Run, contender: ClassicContender | NetworkContender
+) -> ContenderSummary:
+    """Say what a contender is and what it cost."""
+    fit = read_json(run.part_path(contender.name) / "fit.json")
+    if isinstance(contender, NetworkContender):
+        description = (
+            f"{BACKBONES[contender.backbone].description}; pretrained on ImageNet and frozen, "
+            f"with {CLASSIFIERS['softmax'].title}"
+        )
+    else:
+        titles = [FEATURES[name].title for name in contender.features]
+        title = CLASSIFIERS[contender.classifier].title
+        description = f"{' and '.join(titles)} with a {title}" if titles else title
+    return ContenderSummary(
+        name=contender.name,
+        description=description,
+        view="single",
+        chosen_values=describe_search(fit),
+        fit_seconds=fit["fit_seconds"],
+        predict_images_per_second=run.speeds().get(contender.name, float("nan")),
+    )
+
+
+def confident_mistakes(predictions: pd.DataFrame, root: Path) -> list[Mistake]:
+    """List the wrongly named test images, the most confident first."""
+    predicted = frames.predicted_labels(predictions)
+    confidence = frames.probabilities_of(predictions).max(axis=1)
+    wrong = np.flatnonzero(predicted != predictions["label"].to_numpy())
+    ordered = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_MISTAKES]
+    return [
+        Mistake(
+            image_id=predictions["image_id"].iloc[row],
+            label=predictions["label"].iloc[row],
+            predicted=str(predicted[row]),
+            probability=float(confidence[row]),
+            image=thumbnail(root / predictions["image_id"].iloc[row]),
+        )
+        for row in ordered
+    ]
+
+
+def collect_parity(run: Run) -> list[ParityResult]:
+    """Read the parity checks of a run's bundles."""
+    results = []
+    for path in sorted(run.export_path.glob("*/parity.json")):
+        for format_name, checked in read_json(path)["formats"].items():
+            for split, result in checked["splits"].items():
+                largest = result["largest_difference"]
+                results.append(
+                    ParityResult(
+                        format=format_name,
+                        split=split,
+                        num_images=result["num_images"],
+                        largest_difference=float("nan") if largest is None else largest,
+                        tolerance=result["tolerance"],
+                        passed=result["passed"],
+                    )
+                )
+    return results
+
+
+def collect_warnings(run: Run, contenders: list[str]) -> list[str]:
+    """Collect what a reader should know, in plain words."""
+    warnings = []
+    for name in contenders:
+        fit = read_json(run.part_path(name) / "fit.json")
+        warnings += [f"{name}: {text}." for text in fit["warnings"]]
+    findings = frames.read_text_table(run.findings_path)
+    dropped = findings["reason"].str.endswith("; left out").sum()
+    if dropped:
+        warnings.append(
+            f"{dropped} image(s) could not be read and were left out; see the findings."
+        )
+    return warnings
+
+
+def repeat_commands(run: Run) -> list[str]:
+    """List the commands that repeat a run."""
+    return [f"cvpipe run runs/{run.path.name}/config.json --again"]

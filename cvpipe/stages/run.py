@@ -1,0 +1,120 @@
+"""The main job: audit, split, contenders, evaluate, export, report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from cvpipe.cache import cache_root, max_bytes, trim
+from cvpipe.config import Config, NetworkContender
+from cvpipe.files import write_json
+from cvpipe.models.backbones import weights_fingerprint
+from cvpipe.runs import Run, manifest_fingerprint, provenance, run_name, stored_root
+from cvpipe.stages.audit import run_audit, scan_and_hash
+from cvpipe.stages.contenders import fit_contender, predict_split
+from cvpipe.stages.evaluate import run_evaluation
+from cvpipe.stages.export import require_parity, run_export
+from cvpipe.stages.job import Job, Nobody, Watcher
+from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
+from cvpipe.stages.report import run_report
+from cvpipe.stages.split import rows_of_split, run_split
+
+
+def run(
+    target: str | Path,
+    settings: Sequence[str] = (),
+    data: Path | None = None,
+    preset: str = "standard",
+    runs_path: Path = Path("runs"),
+    again: bool = False,
+    watcher: Watcher | None = None,
+) -> Run:
+    """Compare all contenders of a pipeline, or of a preset, on a folder of images.
+
+    What is complete already is kept, so an interrupted run goes on where it stopped and
+    a finished one is returned at once.
+
+    Args:
+        target: A pipeline file, a folder of class folders, or a table of images.
+        settings: Changes of the form `section.key=value`.
+        data: Folder of the images, if it is not where the pipeline file says.
+        preset: For a folder or a table: `"quick"` or `"standard"`.
+        runs_path: Folder in which run folders are made.
+        again: Make a new run even though a finished one exists.
+        watcher: Who is told what happens.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        InputError: The run could not start.
+        GateError: The audit found errors, or the exported file is not what was measured.
+    """
+    watcher = watcher or Nobody()
+    plan = make_plan(Path(target), settings, data, preset)
+    rows = scan_and_hash(plan.root, plan.config.data.labels, plan.config.threads)
+    job = make_job(plan, rows, runs_path, again, watcher)
+    if job.run.is_finished:
+        watcher.say(f"finished before; the report is {job.run.report_path}")
+    else:
+        seconds = estimate_seconds(plan.config, len(rows))
+        watcher.say(
+            f"{len(rows):,} images, {len(plan.config.contender)} contenders: {in_words(seconds)} "
+            f"on two cores -> {job.run.path}"
+        )
+        with threadpool_limits(plan.config.threads):
+            run_stages(job, rows)
+    require_parity(job)
+    return job.run
+
+
+def make_job(plan: Plan, rows: pd.DataFrame, runs_path: Path, again: bool, watcher: Watcher) -> Job:
+    """Find or make the run folder of a plan and store its config and provenance."""
+    fingerprint = manifest_fingerprint(
+        rows["image_id"].tolist(), rows["label"].tolist(), rows["sha256"].tolist()
+    )
+    run = Run(runs_path / run_name(plan.config, fingerprint))
+    if again:
+        run = next_run(run)
+    if not run.config_path.exists():
+        data = plan.config.data.model_copy(update={"root": stored_root(plan.root, run.path)})
+        config = plan.config.model_copy(update={"data": data})
+        write_json(run.provenance_path, provenance(config, fingerprint, weights_of(config)))
+        write_json(run.config_path, config.model_dump(mode="json"))
+    return Job(plan.config, plan.root, run, watcher)
+
+
+def next_run(run: Run) -> Run:
+    """Name a further run of the same config: the first unfinished or unused number."""
+    number, candidate = 1, run
+    while candidate.is_finished:
+        number += 1
+        candidate = Run(run.path.with_name(f"{run.path.name}-{number}"))
+    return candidate
+
+
+def weights_of(config: Config) -> dict[str, str]:
+    """Map each backbone in use to the sha256 of its weights."""
+    return {
+        contender.backbone: weights_fingerprint(contender.backbone)
+        for contender in config.contender
+        if isinstance(contender, NetworkContender)
+    }
+
+
+def run_stages(job: Job, rows: pd.DataFrame) -> None:
+    """Do what is not done yet, in order."""
+    if not job.run.manifest_path.exists():
+        run_split(job, run_audit(job, rows))
+    train, val = rows_of_split(job, "train"), rows_of_split(job, "val")
+    for contender in job.config.contender:
+        if not (job.run.part_path(contender.name) / "fit.json").exists():
+            with job.timed(f"fit {contender.name}", f"fit: {contender.name}"):
+                fit_contender(job, contender, train)
+        if not job.run.predictions_path(contender.name, "val").exists():
+            predict_split(job, contender, val, "val")
+    run_evaluation(job)
+    run_export(job)
+    run_report(job)
+    trim(cache_root(), max_bytes())
