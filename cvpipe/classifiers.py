@@ -85,7 +85,7 @@ CLASSIFIERS = {
         "linear support vector machine (squared hinge loss)",
         _linear_svm,
         parameter="C",
-        exponents=(-1.0, 2.0),
+        exponents=(-2.0, 2.0),
         calibrate=True,
     ),
     "softmax": Classifier(
@@ -105,23 +105,51 @@ def group_folds(
     """Divide train rows into stratified folds that never cut a group.
 
     Every class appears in every training part; where a class has too few groups for
-    that, fewer folds are made.
+    that, fewer folds are made. A held-out part may lack a class.
+
+    Args:
+        targets: `int` array of shape `(n,)`.
+        groups: Group of each row.
+        num_folds: Wanted number of folds, at least 2.
+        seed: Of the division.
+
+    Returns:
+        For each fold, the positions of its training rows and of its held-out rows.
 
     Raises:
-        InputError: A class has fewer than two groups.
+        InputError: The groups of a class are too few to be divided.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     table = pd.DataFrame({"target": targets, "group": list(groups)})
-    fewest = int(table.groupby("target")["group"].nunique().min())
-    if fewest < 2:
+    groups_per_class = table.groupby("target")["group"].nunique()
+    fewest = int(groups_per_class.min())
+    folds = []
+    if fewest >= 2:
+        splitter = StratifiedGroupKFold(min(num_folds, fewest), shuffle=True, random_state=seed)
+        folds = list(splitter.split(table, table["target"], table["group"]))
+    # Where groups mix classes, all groups of a rare class can land in one fold.
+    if not folds or min(len(np.unique(targets[rows])) for rows, _ in folds) < len(groups_per_class):
         raise InputError(
-            "cross-validation inside train needs at least two groups of each class, but one "
-            "class has a single group there; add images or lower split.val_fraction and "
+            "cross-validation inside train needs every class in every training part, but the "
+            f"rarest class has only {fewest} group(s); add images or lower split.val_fraction and "
             "split.test_fraction."
         )
-    splitter = StratifiedGroupKFold(min(num_folds, fewest), shuffle=True, random_state=seed)
-    return list(splitter.split(table, table["target"], table["group"]))
+    return folds
+
+
+def _scorer(scoring: str, targets: np.ndarray) -> Any:
+    from sklearn.metrics import get_scorer, log_loss, make_scorer
+
+    if scoring != "neg_log_loss":
+        return get_scorer(scoring)
+    # A held-out part may lack a class, so the loss has to be told which classes there are.
+    return make_scorer(
+        log_loss,
+        greater_is_better=False,
+        response_method="predict_proba",
+        labels=np.unique(targets),
+    )
 
 
 def fit_classifier(
@@ -164,15 +192,22 @@ def fit_classifier(
     with joblib.parallel_config(backend="threading", n_jobs=threads), threadpool_limits(1):
         for value in values:
             scores = cross_val_score(
-                classifier.build(value), features, targets, cv=folds, scoring=classifier.scoring
+                classifier.build(value),
+                features,
+                targets,
+                cv=folds,
+                scoring=_scorer(classifier.scoring, targets),
+                error_score="raise",
             )
             rows.append((value, scores.mean(), scores.std(ddof=1), len(folds)))
-    table = pd.DataFrame(rows, columns=SEARCH_COLUMNS)
-    best = int(table["mean"].argmax())
-    estimator = classifier.build(values[best])
-    if classifier.calibrate:
-        estimator = CalibratedClassifierCV(estimator, method="sigmoid", cv=folds, ensemble=False)
-    estimator.fit(features, targets)
+        table = pd.DataFrame(rows, columns=SEARCH_COLUMNS)
+        best = int(table["mean"].argmax())
+        estimator = classifier.build(values[best])
+        if classifier.calibrate:
+            estimator = CalibratedClassifierCV(
+                estimator, method="sigmoid", cv=folds, ensemble=False
+            )
+        estimator.fit(features, targets)
     warnings = []
     if best in (0, len(values) - 1):
         side = "smallest" if best == 0 else "largest"

@@ -6,6 +6,7 @@ a mistake in a pipeline file answer at once.
 
 import json
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -297,9 +298,15 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    # Pillow tells of oddities in metadata; what harms the pixels is an error or a finding.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         code = app(arguments, prog_name="cvpipe", standalone_mode=False)
-    except (typer.TyperException, InputError) as error:
+    except typer.TyperException as error:
+        if error.format_message():  # empty when help was asked for by giving nothing
+            typer.echo(f"error: {error.format_message()}", err=True)
+        return 2
+    except InputError as error:
         typer.echo(f"error: {error}", err=True)
         return 2
     except GateError as error:

@@ -29,6 +29,7 @@ from cvpipe.errors import InputError, nearest_name
 
 PRESETS = ("quick", "standard")
 FOLDERS = "folders"
+MAX_NAME_LENGTH = 80
 
 
 class Section(BaseModel):
@@ -73,7 +74,7 @@ class SplitSection(Section):
 
     @model_validator(mode="after")
     def _leave_some_for_train(self) -> "SplitSection":
-        if self.val_fraction + self.test_fraction > 0.9:
+        if self.val_fraction + self.test_fraction > 0.9 + 1e-9:  # 0.34 + 0.56 is a hair above
             raise ValueError(
                 "val_fraction + test_fraction must leave at least 0.1 for train, but they "
                 f"are {self.val_fraction} + {self.test_fraction}"
@@ -163,10 +164,10 @@ class ExportSection(Section):
     """What is handed to an app.
 
     Attributes:
-        formats: File formats of the exported model.
+        formats: File formats of the exported model, at least one.
     """
 
-    formats: tuple[Literal["keras"], ...] = ("keras",)
+    formats: tuple[Literal["keras"], ...] = Field(default=("keras",), min_length=1)
 
 
 def usable_cores() -> int:
@@ -180,7 +181,7 @@ class Config(Section):
     """A whole pipeline file.
 
     Attributes:
-        name: What run folders are called; the file's stem where the file does not say.
+        name: What run folders are called; made of the file's stem where the file does not say.
         contender: The contenders to compare, in the order of the tables.
         seed: Start of every random draw.
         threads: Threads of the numerical libraries and of the image loader. Part of the
@@ -188,7 +189,7 @@ class Config(Section):
             file does not say.
     """
 
-    name: Annotated[str, Field(pattern=r"^[\w][\w .-]*$", max_length=80)]
+    name: Annotated[str, Field(pattern=r"^\w([\w .-]*[\w-])?$", max_length=MAX_NAME_LENGTH)]
     data: DataSection
     split: SplitSection = SplitSection()
     images: ImagesSection = ImagesSection()
@@ -208,6 +209,18 @@ class Config(Section):
             if names.count(name) > 1:
                 raise ValueError(f"two contenders are called {name!r}; give each its own name")
         return contenders
+
+
+def name_of(text: str) -> str:
+    """Make the name of a config out of the name of a file or folder.
+
+    Example:
+        >>> name_of("Größe 10 m² (1).")
+        'Größe_10_m___1_'
+    """
+    # Not `isalnum`: it takes a superscript for a letter, the pattern of names does not.
+    kept = (c if c.isalpha() or c.isdecimal() or c in "_.-" else "_" for c in text)
+    return "".join(kept).lstrip(".-")[:MAX_NAME_LENGTH].rstrip(".") or "images"
 
 
 def preset_config(name: str, root: str, labels: str, preset: str) -> dict[str, Any]:
@@ -257,21 +270,21 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
 def read_raw_config(path: Path) -> dict[str, Any]:
     """Parse a pipeline file without validating it; `name` is filled in from the file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors put a mark at the start
     except FileNotFoundError:
-        others = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        others = sorted(str(p) for p in path.parent.glob("*.toml"))
         raise InputError(
             f"there is no pipeline file {str(path)!r}; {nearest_name(str(path), others)}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the pipeline file {str(path)!r}: {error}.") from None
     try:
-        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        raw = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path} cannot be parsed: {error}.") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path} must hold sections, but holds a {type(raw).__name__}.")
-    return {"name": path.stem, **raw}
+    return {"name": name_of(path.stem), **raw}
 
 
 def validate_config(
@@ -303,7 +316,7 @@ def validate_config(
 def _apply_setting(values: dict[str, Any], setting: str) -> None:
     key, separator, text = setting.partition("=")
     parts = key.strip().split(".")
-    if not separator or len(parts) > 2 or not all(parts):
+    if not separator or len(parts) > 2 or not all(parts) or "\n" in text:
         raise InputError(
             f"cannot understand the setting {setting!r}; write section.key=value, "
             "for example split.test_fraction=0.3."
@@ -314,8 +327,9 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
         value = text  # a bare word is text: images.fit=pad
     target = values if len(parts) == 1 else values.setdefault(parts[0], {})
     if not isinstance(target, dict):
+        kind = "list" if isinstance(target, list) else "single value"
         raise InputError(
-            f"{parts[0]!r} is a list; change it in the pipeline file, not by {setting!r}."
+            f"{parts[0]!r} is a {kind}; change it in the pipeline file, not by {setting!r}."
         )
     target[parts[-1]] = value
 
@@ -335,17 +349,17 @@ def _explain(error: Any) -> str:
 
 def _dotted(location: Sequence[str | int]) -> str:
     """Write the place of an error as a person would: `contender.2.classifier`."""
-    parts = [part for part in location if part not in CONTENDER_KINDS]
+    # pydantic puts the kind of a contender behind its number.
+    parts = [*location[:2], *location[3:]] if location[:1] == ("contender",) else location
     return ".".join(str(part + 1) if isinstance(part, int) else part for part in parts)
 
 
 def _section_at(location: Sequence[str | int]) -> type[Section]:
     """Find the section that an error's location points into."""
-    for part in location:
-        if part in CONTENDER_KINDS:
-            return CONTENDER_KINDS[str(part)]
     if not location:
         return Config
+    if location[0] == "contender":
+        return CONTENDER_KINDS[str(location[2])]
     section = Config.model_fields[str(location[0])].annotation
     return section if isinstance(section, type) and issubclass(section, Section) else Config
 

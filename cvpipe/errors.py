@@ -1,4 +1,4 @@
-"""The one exception for what a caller can fix.
+"""What a caller can fix, and what a check found.
 
 Everything else that goes wrong is a defect of cvpipe and keeps its traceback.
 """
@@ -15,6 +15,13 @@ class InputError(ValueError):
     """
 
 
+class GateError(Exception):
+    """The command ran, and what it found is negative: an audit error, a failed parity check.
+
+    The command line prints it without a traceback and exits with code 1.
+    """
+
+
 def nearest_name(name: str, choices: Iterable[str]) -> str:
     """Say which known names `name` may have meant, as the end of an error message.
 
@@ -24,7 +31,7 @@ def nearest_name(name: str, choices: Iterable[str]) -> str:
 
     Returns:
         `did you mean 'hog'?` when one choice is close, otherwise
-        `choose one of ['hog', ...].` with all choices sorted.
+        `choose one of ['hog', ...].` with all choices sorted, or that there are none.
 
     Example:
         >>> nearest_name("hgo", ["hog", "majority"])
@@ -33,6 +40,8 @@ def nearest_name(name: str, choices: Iterable[str]) -> str:
         "choose one of ['hog', 'majority']."
     """
     known = sorted(choices)
+    if not known:
+        return "there is none to choose from."
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose one of {known}."
 
@@ -52,10 +61,3 @@ def check_name(kind: str, name: str, choices: Iterable[str]) -> str:
     if name not in known:
         raise InputError(f"unknown {kind} {name!r}; {nearest_name(name, known)}")
     return name
-
-
-class GateError(Exception):
-    """The command ran, and what it found is negative: an audit error, a failed parity check.
-
-    The command line prints it without a traceback and exits with code 1.
-    """

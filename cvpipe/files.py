@@ -6,8 +6,8 @@ so a file exists if and only if it is complete, whenever the process is killed.
 
 import contextlib
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         'whole'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last, because some writers choose their format by it; the process
-    # number keeps two runs of the same config out of each other's way.
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial{path.suffix}")
+    # The suffix stays last, because some writers choose their format by it. A random name,
+    # because process numbers repeat: two containers would meet at one partial file, and a
+    # killed one would leave a folder in the way of its successor.
+    partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:12]}.partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)

@@ -28,7 +28,10 @@ SUM_TOLERANCE = 1e-4
 
 def read_text_table(path: Path) -> pd.DataFrame:
     """Read a CSV file with every value kept as the text that stands in it."""
-    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    # The line end is named, because a lone carriage return may be part of a file name.
+    return pd.read_csv(
+        path, dtype=str, keep_default_na=False, encoding="utf-8", lineterminator="\n"
+    )
 
 
 def check_manifest(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -92,8 +95,13 @@ def make_predictions(
         class_names: Names of the columns of `probabilities`.
 
     Raises:
-        InputError: See `check_predictions`.
+        InputError: The numbers of rows differ; or see `check_predictions`.
     """
+    if not len(image_ids) == len(labels) == len(probabilities):
+        raise InputError(
+            f"predictions need as many image_ids, labels and rows of probabilities, but got "
+            f"{len(image_ids)}, {len(labels)} and {len(probabilities)}."
+        )
     table = pd.DataFrame({"image_id": list(image_ids), "label": list(labels)}, dtype=str)
     columns = [PROBABILITY_PREFIX + name for name in class_names]
     values = pd.DataFrame(np.asarray(probabilities, dtype=np.float64), columns=columns)

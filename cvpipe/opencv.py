@@ -16,10 +16,7 @@ BUILDS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-REMEDY = (
-    "python -m pip uninstall -y {installed} && "
-    "python -m pip install 'opencv-python-headless>=4.10,<5'"
-)
+INSTALL = "python -m pip install 'opencv-python-headless>=4.10,<5'"
 
 
 def installed_builds() -> dict[str, str]:
@@ -41,11 +38,8 @@ def check_builds(builds: dict[str, str]) -> dict[str, str]:
     """
     listed = ", ".join(f"{name} {version}" for name, version in builds.items())
     if not builds:
-        raise InputError(
-            "OpenCV is not installed; install it with: "
-            "python -m pip install 'opencv-python-headless>=4.10,<5'"
-        )
-    remedy = REMEDY.format(installed=" ".join(builds))
+        raise InputError(f"OpenCV is not installed; install it with: {INSTALL}")
+    remedy = f"python -m pip uninstall -y {' '.join(builds)} && {INSTALL}"
     if len(builds) > 1:
         raise InputError(
             f"{len(builds)} builds of OpenCV are installed ({listed}) and overwrite each "

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,8 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.config import Config, config_hash, load_config
 from cvpipe.errors import InputError
-from cvpipe.files import read_json, write_json, write_text
+from cvpipe.files import read_json, write_json
+from cvpipe.opencv import installed_builds
 
 LEDGER_NAME = "test_openings.csv"
 LEDGER_COLUMNS = ("test_fingerprint", "config_hash", "run", "opened")
@@ -33,7 +35,6 @@ RECORDED_PACKAGES = (
     "tensorflow",
     "keras",
     "scikit-learn",
-    "opencv-python-headless",
     "numpy",
     "scipy",
     "pandas",
@@ -181,6 +182,7 @@ class Run:
             present = sorted(
                 p.parent.parent.name + "/" + p.stem
                 for p in self.path.glob("contenders/*/predictions/*.csv")
+                if ".partial" not in p.suffixes
             )
             raise InputError(
                 f"{self.path} has no predictions {contender}/holdout-{split} (it has {present}); "
@@ -228,14 +230,15 @@ def _read_numbers(path: Path, floats: Sequence[str], integers: Sequence[str]) ->
     for name in (n for n in floats if n in table):
         table[name] = table[name].map(lambda text: float(text or "nan"))
     for name in (n for n in integers if n in table):
-        table[name] = pd.to_numeric(table[name], errors="raise").astype("Int64")
+        table[name] = pd.to_numeric(table[name]).astype("Int64")
     return table
 
 
 def record_test_opening(runs_path: Path, run: Run, test_fingerprint: str) -> None:
     """Write into the ledger that this run scores this test split; once per run.
 
-    The line is appended in one write, so runs that end at the same time do not lose one.
+    Everything is appended in one write, so runs that end at the same time do not lose a
+    line. Two that begin the file together may both write its header; reading skips it.
     """
     ledger = runs_path / LEDGER_NAME
     identity = config_hash(run.config())
@@ -245,8 +248,6 @@ def record_test_opening(runs_path: Path, run: Run, test_fingerprint: str) -> Non
     ):
         return
     runs_path.mkdir(parents=True, exist_ok=True)
-    if not ledger.exists():
-        write_text(ledger, ",".join(LEDGER_COLUMNS) + "\n")
     row = {
         "test_fingerprint": test_fingerprint,
         "config_hash": identity,
@@ -254,7 +255,10 @@ def record_test_opening(runs_path: Path, run: Run, test_fingerprint: str) -> Non
         "opened": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with ledger.open("a", encoding="utf-8", newline="") as file:
-        csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n").writerow(row)
+        writer = csv.DictWriter(file, LEDGER_COLUMNS, lineterminator="\n")
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def read_ledger(runs_path: Path) -> list[dict[str, str]]:
@@ -263,7 +267,7 @@ def read_ledger(runs_path: Path) -> list[dict[str, str]]:
     if not ledger.exists():
         return []
     with ledger.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [row for row in csv.DictReader(file) if tuple(row.values()) != LEDGER_COLUMNS]
 
 
 def count_test_openings(runs_path: Path, test_fingerprint: str) -> int:
@@ -272,13 +276,16 @@ def count_test_openings(runs_path: Path, test_fingerprint: str) -> int:
     return len({r["config_hash"] for r in rows if r["test_fingerprint"] == test_fingerprint})
 
 
-def provenance(config: Config, data_fingerprint: str, weights: dict[str, str]) -> dict[str, Any]:
+def provenance(
+    config: Config, data_fingerprint: str, weights: dict[str, str], devices: list[str]
+) -> dict[str, Any]:
     """Describe what a run was made with.
 
     Args:
         config: The run's config.
         data_fingerprint: See `manifest_fingerprint`.
         weights: sha256 of the weights of each backbone in use.
+        devices: What TensorFlow computes on; empty when no contender is a network.
     """
     return {
         "command": ["cvpipe", *map(_without_folders, sys.argv[1:])],
@@ -286,9 +293,12 @@ def provenance(config: Config, data_fingerprint: str, weights: dict[str, str]) -
         "git": _git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
-        "device": "cpu",
+        "devices": devices,
         "threads": config.threads,
-        "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES},
+        "versions": {
+            **{name: metadata.version(name) for name in RECORDED_PACKAGES},
+            **installed_builds(),
+        },
         "config_hash": config_hash(config),
         "data_fingerprint": data_fingerprint,
         "weights": weights,
@@ -296,9 +306,13 @@ def provenance(config: Config, data_fingerprint: str, weights: dict[str, str]) -
 
 
 def _without_folders(argument: str) -> str:
-    """Shorten an absolute path to its name: a run folder says nothing of somebody's disk."""
-    path = Path(argument)
-    return path.name if path.is_absolute() else argument
+    """Shorten an absolute path to its name: a run folder says nothing of somebody's disk.
+
+    Example:
+        >>> [_without_folders(a) for a in ("/home/me/photos", "--data=/home/me/photos", "a/b")]
+        ['photos', '--data=photos', 'a/b']
+    """
+    return re.sub(r"""(^|["'=])/(?:.*/)?(?=[^/])""", r"\1", argument)
 
 
 def _git_state() -> dict[str, Any]:
@@ -344,10 +358,11 @@ def read_source(root: Path) -> dict[str, str]:
 def stored_root(root: Path, run_path: Path) -> str:
     """Write where the images are, for a run's config.
 
-    A folder inside the working directory is stored relative to the run, so the config
-    can be run again as it stands. Of any other folder only the name is stored: a path
+    When both lie inside the working directory, the folder is stored relative to the run,
+    so the config can be run again as it stands. Otherwise only its name is stored: a path
     of somebody's machine does not belong into a file that is handed on.
     """
-    if root.resolve().is_relative_to(Path.cwd()):
-        return Path(os.path.relpath(root, run_path)).as_posix()
-    return root.resolve().name
+    folder, run_path = Path(os.path.abspath(root)), run_path.resolve()  # noqa: PTH100 (keeps links)
+    if folder.is_relative_to(Path.cwd()) and run_path.is_relative_to(Path.cwd()):
+        return Path(os.path.relpath(folder, run_path)).as_posix()
+    return folder.name

@@ -46,10 +46,10 @@ class Audit:
 
 
 def hash_file(path: Path) -> str:
-    """Hash a file's bytes; `""` when there is no such file."""
+    """Hash a file's bytes; `""` when it cannot be read, which is for the audit to tell."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except OSError:
         return ""
 
 
@@ -68,6 +68,10 @@ def audit_images(
         threads: Number of worker threads.
         drop_unreadable: Leave out images that are missing or cannot be decoded.
         progress: Wraps the iterable of keys, given their number, to show a progress bar.
+
+    Returns:
+        Usable rows, facts and findings; the same for any number of threads. A row that is not
+        among the usable ones is named in a finding.
     """
     findings = repeated_rows(rows) + unlabelled_rows(rows)
     rows = rows.drop_duplicates("image_id").reset_index(drop=True)
@@ -177,7 +181,7 @@ def class_findings(rows: pd.DataFrame) -> list[Finding]:
     findings: list[Finding] = []
     if len(groups) < 2:
         names = ", ".join(repr(name) for name in groups.index) or "none"
-        reason = f"at least two classes are needed, but there is only {names}"
+        reason = f"at least two classes are needed; found: {names}"
         findings.append(("", "single_class", "error", reason))
     for name, num_groups in groups.items():
         if num_groups < MIN_GROUPS_PER_CLASS:

@@ -2,10 +2,12 @@
 
 One rule for every file, everywhere (training, evaluation, prediction of new files):
 
-1. decoded completely; a file that ends early is unreadable, never half grey;
+1. decoded completely; a file that ends early is unreadable, never half grey (damage inside a
+   file is noticed where the format has checksums, such as PNG; JPEG has none);
 2. the first frame or page, where there are more;
-3. turned upright as its EXIF orientation says;
-4. 16-bit values are divided by 257 (65,535 becomes 255) and rounded;
+3. turned upright as its EXIF orientation says, if that can be read;
+4. 16-bit grey values are divided by 257 (65,535 becomes 255) and rounded; of 16-bit colour
+   values Pillow keeps the upper byte;
 5. transparency is laid over white;
 6. grey, palette, CMYK and other colour modes become RGB; colour profiles are not applied;
 7. resized with an antialiased bilinear filter (Pillow's), after `stretch`, `pad` or `crop`.
@@ -13,13 +15,14 @@ One rule for every file, everywhere (training, evaluation, prediction of new fil
 
 import hashlib
 import io
-import warnings
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from cvpipe.errors import InputError
 
@@ -36,8 +39,35 @@ SUFFIX_FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+# Pillow knows many more formats. Some of them are not pictures of one size, and one (EPS) runs
+# a program on the file's content, whatever the file is called; none of them is tried.
+FORMATS = sorted(set(SUFFIX_FORMATS.values()))
 # MPO is a JPEG with further pictures behind the first, as many phones write it.
 FORMAT_ALIASES = {"MPO": "JPEG"}
+
+# What Pillow's own `exif_transpose` does, without its rewriting of the metadata, which fails on
+# files whose pixels are sound.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Decoders report damage by any of these, depending on the format; found by damaging files.
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AssertionError,
+    struct.error,
+)
 
 
 class UnreadableImageError(InputError):
@@ -130,30 +160,26 @@ def _decode(data: bytes) -> tuple[np.ndarray, str, str]:
     if not data:
         raise UnreadableImageError("empty_file", "the file is empty")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of oddities in metadata that do not touch the pixels; what does
-            # touch them raises.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                format_name, mode = str(image.format), image.mode
-                image.load()
-                return _to_rgb(image), format_name, mode
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            format_name, mode = str(image.format), image.mode
+            image.load()
+            return _to_rgb(image), format_name, mode
     except UnidentifiedImageError:
-        start = data[:16]
-        raise UnreadableImageError(
-            "not_an_image", f"its content is no known image format (it starts with {start!r})"
-        ) from None
+        reason = f"its content is none of {', '.join(FORMATS)} (it starts with {data[:16]!r})"
+        raise UnreadableImageError("not_an_image", reason) from None
     except Image.DecompressionBombError as error:
         raise UnreadableImageError("unreadable", str(error).rstrip(".")) from None
-    # Decoders report damage by any of these, depending on the format.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-        raise UnreadableImageError("unreadable", f"decoding fails: {error}") from None
+    except DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        raise UnreadableImageError("unreadable", f"decoding fails: {reason}") from None
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    upright = ImageOps.exif_transpose(image)
+    turn = TURNS.get(_orientation(image))
+    upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I"):
-        return _from_sixteen_bits(np.asarray(upright))
+        values = np.asarray(upright)
+        return _from_sixteen_bits(65535 - values if _zero_is_white(image) else values)
     if upright.mode == "F":
         raise ValueError(
             "images of floating-point numbers have no agreed white; store 8 or 16 bits"
@@ -163,6 +189,18 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         background = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         upright = Image.alpha_composite(background, rgba)
     return np.asarray(upright.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return 1  # damaged metadata say nothing, but the pixels are sound
+
+
+def _zero_is_white(image: Image.Image) -> bool:
+    """Whether a TIFF counts from white to black; Pillow turns that for 8 bits, not for 16."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
 
 
 def _from_sixteen_bits(values: np.ndarray) -> np.ndarray:
@@ -178,7 +216,8 @@ def resize_image(image: np.ndarray, image_size: tuple[int, int], fit: Fit) -> np
     Args:
         image: `uint8` array of shape `(height, width, 3)`.
         image_size: Wanted `(height, width)` in pixels.
-        fit: See `cvpipe.config.ImagesSection`.
+        fit: See `cvpipe.config.ImagesSection`. Where a border or a cut cannot be the same on
+            both sides, `"pad"` puts the odd pixel to the right or bottom.
 
     Returns:
         `uint8` array of shape `(*image_size, 3)`.
@@ -192,7 +231,15 @@ def resize_image(image: np.ndarray, image_size: tuple[int, int], fit: Fit) -> np
     picture = Image.fromarray(image)
     bilinear = Image.Resampling.BILINEAR
     if fit == "pad":
-        resized = ImageOps.pad(picture, (width, height), bilinear, color=(0, 0, 0))
+        scale = min(width / picture.width, height / picture.height)
+        # Pillow's own `pad` rounds the short side of a very long image to zero pixels.
+        inner_width = max(1, round(picture.width * scale))
+        inner_height = max(1, round(picture.height * scale))
+        resized = Image.new("RGB", (width, height))
+        resized.paste(
+            picture.resize((inner_width, inner_height), bilinear),
+            ((width - inner_width) // 2, (height - inner_height) // 2),
+        )
     elif fit == "crop":
         resized = ImageOps.fit(picture, (width, height), bilinear)
     else:

@@ -2,10 +2,15 @@
 
 What flows out is a list of rows, not yet a manifest: whether the files exist and can be
 read is the audit's business.
+
+The folder is the user's own and is only read, so links to files are followed wherever
+they lead, and so are links to folders in place of class folders. Deeper links to folders
+are not entered, so that no circle of links can trap the walk; they count as other files.
 """
 
-import os
-from pathlib import Path, PurePosixPath
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
@@ -48,33 +53,44 @@ def scan_folders(root: Path) -> pd.DataFrame:
     Files and folders whose name starts with a dot are not looked at.
 
     Raises:
-        InputError: No image lies in a class folder.
+        InputError: No image lies in a class folder, a folder cannot be listed, or a name
+            is not text.
     """
-    rows = []
-    for folder, folder_names, file_names in os.walk(root):
-        folder_names[:] = sorted(n for n in folder_names if not n.startswith("."))
-        for name in sorted(file_names):
-            path = PurePosixPath(Path(folder, name).relative_to(root).as_posix())
-            if is_image_name(name) and len(path.parts) > 1:
-                rows.append((str(path), path.parts[0]))
-    if not rows:
+    paths = [path for path in _class_files(root) if is_image_name(path.name)]
+    if not paths:
         raise InputError(
             f"no image was found in the class folders of {str(root)!r}; expected "
             f"<folder>/<class>/<image> with one of the suffixes {sorted(SUFFIX_FORMATS)}."
         )
+    rows = [(str(path), path.parts[0]) for path in paths]
     return pd.DataFrame(rows, columns=["image_id", "label"], dtype=str)
 
 
 def other_files(root: Path) -> list[str]:
     """List the files in class folders that are not images by name, as POSIX paths."""
-    found = []
-    for folder, folder_names, file_names in os.walk(root):
-        folder_names[:] = [n for n in folder_names if not n.startswith(".")]
-        for name in file_names:
-            path = Path(folder, name).relative_to(root)
-            if not name.startswith(".") and not is_image_name(name) and len(path.parts) > 1:
-                found.append(path.as_posix())
-    return sorted(found)
+    return [str(path) for path in _class_files(root) if not is_image_name(path.name)]
+
+
+def _class_files(root: Path) -> list[PurePosixPath]:
+    """List the files in class folders, hidden ones left out, as sorted paths below `root`."""
+    paths = (PurePosixPath(path.relative_to(root)) for path in _walk(root, follow_links=True))
+    return sorted((path for path in paths if len(path.parts) > 1), key=str)
+
+
+def _walk(folder: Path, follow_links: bool) -> Iterator[Path]:
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot list the folder {str(folder)!r}: {error.strerror}.") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.name.encode(errors="replace").decode() != entry.name:
+            raise InputError(f"the name {str(entry)!r} is not valid Unicode; rename the file.")
+        if entry.is_dir() and (follow_links or not entry.is_symlink()):
+            yield from _walk(entry, follow_links=False)
+        else:
+            yield entry
 
 
 def stray_images(root: Path) -> list[str]:
@@ -90,24 +106,28 @@ def is_image_name(name: str) -> bool:
 def scan_table(root: Path, table_path: Path) -> pd.DataFrame:
     """List the images of a CSV or TSV table with the columns `path` and `label`.
 
+    Args:
+        root: Folder that the paths start from; either kind of slash may part them.
+        table_path: UTF-8 text, with or without a byte order mark; values are parted by
+            tabs if it is called `.tsv`, by commas otherwise.
+
     Raises:
         InputError: The table is missing, cannot be parsed, is empty, lacks a column, or a
             path leads out of `root`.
     """
-    separator = "\t" if table_path.suffix.lower() == ".tsv" else ","
-    try:
-        table = pd.read_csv(table_path, dtype=str, keep_default_na=False, sep=separator)
-    except FileNotFoundError:
-        raise InputError(
-            f"there is no table {str(table_path)!r}; give it in data.labels."
-        ) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the table {str(table_path)!r}: {error}.") from None
+    table = _read_table(table_path)
     missing = [name for name in ("path", "label") if name not in table]
     if missing:
         raise InputError(
             f"{str(table_path)!r} lacks the column(s) {missing}; it has {list(table)}. "
-            "A table of images needs the columns 'path' and 'label'."
+            "A table of images needs the columns 'path' and 'label', parted by commas in a "
+            ".csv file and by tabs in a .tsv file."
+        )
+    # pandas takes a column without a name for row names, and shifts all others.
+    if not isinstance(table.index, pd.RangeIndex):
+        raise InputError(
+            f"the rows of {str(table_path)!r} have more values than its header has columns "
+            f"({list(table)}); give every column a name."
         )
     taken = [name for name in RESERVED_COLUMNS if name in table]
     if taken:
@@ -121,16 +141,33 @@ def scan_table(root: Path, table_path: Path) -> pd.DataFrame:
     return table.rename(columns={"path": "image_id"})
 
 
+def _read_table(path: Path) -> pd.DataFrame:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        return pd.read_csv(
+            path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
+        )
+    except FileNotFoundError:
+        raise InputError(f"there is no table {str(path)!r}; give it in data.labels.") from None
+    except OSError as error:
+        raise InputError(f"cannot read the table {str(path)!r}: {error.strerror}.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        reason = str(error).strip()
+        raise InputError(
+            f"cannot read the table {str(path)!r}: {reason}; save it as CSV in UTF-8."
+        ) from None
+
+
 def _inside(root: Path, text: str, table_path: Path) -> str:
     """Normalise a path from a table; it must stay inside the data root."""
-    normal = os.path.normpath(text.replace("\\", "/")) if text else ""
-    leaves_root = normal.startswith("..") or Path(normal).is_absolute()
-    if normal in ("", ".") or leaves_root:
+    path = PureWindowsPath(text)  # understands both kinds of slash, and drives
+    normal = posixpath.normpath(path.as_posix())
+    if path.anchor or normal == "." or normal.split("/")[0] == "..":
         raise InputError(
             f"{str(table_path)!r} names the image {text!r}; paths must be relative to "
             f"{str(root)!r} and stay inside it."
         )
-    return PurePosixPath(normal).as_posix()
+    return normal
 
 
 def check_columns(rows: pd.DataFrame) -> pd.DataFrame:

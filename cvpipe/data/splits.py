@@ -22,7 +22,7 @@ def assign_splits(
     Args:
         targets: `int` array of shape `(n,)`.
         groups: Group of each image.
-        fractions: Share of each split; they sum to 1.
+        fractions: Share of each split, above 0; they sum to 1.
         rng: Source of the random order.
 
     Returns:
@@ -38,22 +38,23 @@ def assign_splits(
     """
     names = list(fractions)
     _, group_of_row = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
-    num_groups, num_classes = group_of_row.max() + 1, int(targets.max()) + 1
+    # Numbered anew, because a target without an image would have a goal of zero.
+    _, class_of_row = np.unique(targets, return_inverse=True)
+    num_groups, num_classes = group_of_row.max() + 1, class_of_row.max() + 1
     counts = np.zeros((num_groups, num_classes))
-    np.add.at(counts, (group_of_row, targets), 1)
-    goals = np.outer(
-        [fractions[name] for name in names], np.bincount(targets, minlength=num_classes)
-    )
+    np.add.at(counts, (group_of_row, class_of_row), 1)
+    goals = np.outer([fractions[name] for name in names], counts.sum(axis=0))
 
     shuffled = rng.permutation(num_groups)
     largest_first = shuffled[np.argsort(-counts[shuffled].sum(axis=1), kind="stable")]
     filled = np.zeros_like(goals)
     chosen = np.empty(num_groups, dtype=int)
     for group in largest_first:
-        # Relative to the goal, so that a rare class counts as much as a frequent one.
-        before = ((filled - goals) ** 2 / goals).sum(axis=1)
-        after = ((filled + counts[group] - goals) ** 2 / goals).sum(axis=1)
-        chosen[group] = int(np.argmin(after - before))
+        # How much (filled - goal)^2 / goal would grow in each split. It is relative to the goal,
+        # so that a rare class counts as much as a frequent one; multiplied out, so that classes
+        # without an image in the group add exactly zero and ties stay ties.
+        growth = counts[group] * (2 * (filled - goals) + counts[group]) / goals
+        chosen[group] = int(np.argmin(growth.sum(axis=1)))
         filled[chosen[group]] += counts[group]
     return np.array(names, dtype=object)[chosen[group_of_row]]
 

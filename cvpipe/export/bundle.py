@@ -10,6 +10,12 @@ from cvpipe.errors import InputError
 BUNDLE_VERSION = 1
 # A float32 softmax computed twice in different batch sizes differs by some 1e-7.
 KERAS_TOLERANCE = 1e-6
+# What `cvpipe.data.images` does for each value of `images.fit`, for a reader who has only Pillow.
+RESIZING = {
+    "stretch": "image.resize({size}, Image.Resampling.BILINEAR)",
+    "pad": "ImageOps.pad(image, {size}, Image.Resampling.BILINEAR, color=(0, 0, 0))",
+    "crop": "ImageOps.fit(image, {size}, Image.Resampling.BILINEAR)",
+}
 
 
 def compare_probabilities(
@@ -52,6 +58,7 @@ def bundle_readme(facts: Mapping[str, Any]) -> str:
         facts: The content of `bundle.json`.
     """
     height, width = facts["input"]["image_size"]
+    resized = RESIZING[facts["input"]["fit"]].format(size=(width, height))
     accuracy = next(m for m in facts["test_metrics"] if m["metric"] == "accuracy")
     names = ", ".join(f"`{name}`" for name in facts["class_names"])
     return f"""# {facts["contender"]} from the run {facts["run"]}
@@ -67,10 +74,11 @@ probabilities; the preprocessing is inside. Resize with Pillow's bilinear filter
 
 ```python
 import keras, numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = keras.saving.load_model("model.keras")
-image = Image.open("new.jpg").convert("RGB").resize(({width}, {height}), Image.Resampling.BILINEAR)
+image = Image.open("new.jpg").convert("RGB")
+image = {resized}
 probabilities = model.predict(np.asarray(image)[None])[0]
 ```
 

@@ -13,8 +13,9 @@ class HistogramOfOrientedGradients(TransformerMixin, BaseEstimator):
 
     Gradients are taken in the colour channel where they are strongest; unsigned
     directions are counted, weighted by strength, in cells; 2x2 cells form a block,
-    normalised by L2-Hys; blocks overlap by one cell. OpenCV's `HOGDescriptor` does the
-    work; unlike the paper's "blocks at 64x128" the window is the whole image.
+    normalised by L2-Hys; blocks overlap by one cell. A gradient is shared between the
+    nearest cells and bins, and counts less towards the rim of its block. OpenCV's
+    `HOGDescriptor` does the work; unlike the paper's 64x128 window, ours is the whole image.
 
     Args:
         cell_pixels: Side of a square cell; the image's height and width must be
@@ -77,5 +78,5 @@ class HistogramOfOrientedGradients(TransformerMixin, BaseEstimator):
         )
         rows = np.empty((len(images), self.n_features_out_), dtype=np.float32)
         for row, image in zip(rows, images, strict=True):
-            row[:] = descriptor.compute(np.ascontiguousarray(image)).ravel()
+            row[:] = descriptor.compute(image).ravel()
         return rows

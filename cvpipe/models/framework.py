@@ -53,7 +53,15 @@ def import_tensorflow() -> ModuleType:
     import_keras()
     import tensorflow
 
+    # It warns of repeated tracing when several networks are compiled, each of them once.
+    tensorflow.get_logger().setLevel("ERROR")
     return tensorflow
+
+
+def list_devices() -> list[str]:
+    """List what TensorFlow computes on: `CPU:0`, `GPU:0`."""
+    devices = import_tensorflow().config.list_physical_devices()
+    return [device.name.removeprefix("/physical_device:") for device in devices]
 
 
 def set_threads(num_threads: int) -> None:

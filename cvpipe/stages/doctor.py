@@ -10,6 +10,7 @@ from cvpipe.cache import cache_root
 from cvpipe.config import usable_cores
 from cvpipe.errors import InputError
 from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.framework import list_devices
 from cvpipe.models.weights import find_weights
 from cvpipe.opencv import check_builds, installed_builds
 
@@ -46,7 +47,7 @@ def diagnose() -> list[Diagnosis]:
             (f"weights of {name}", lambda b=backbone: str(find_weights(b.weights).name))
             for name, backbone in BACKBONES.items()
         ),
-        ("devices", _devices),
+        ("devices", lambda: ", ".join(list_devices())),
         ("cache", lambda: str(cache_root())),
     ]
     return [_check(name, look) for name, look in checks]
@@ -77,10 +78,3 @@ def _image_formats() -> str:
             "python -m pip install --force-reinstall --only-binary=:all: pillow"
         )
     return "JPEG, PNG, BMP, GIF, WebP, TIFF"
-
-
-def _devices() -> str:
-    from cvpipe.models.framework import import_tensorflow
-
-    devices = import_tensorflow().config.list_physical_devices()
-    return ", ".join(device.name.removeprefix("/physical_device:") for device in devices)

@@ -21,6 +21,7 @@ from cvpipe.features.table import FEATURES
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
 from cvpipe.models.features import BATCH_SIZE, build_embed
 from cvpipe.models.framework import set_threads
+from cvpipe.opencv import check_builds, installed_builds
 from cvpipe.stages.job import Watcher
 
 
@@ -60,7 +61,7 @@ def feature_descriptor(name: str) -> Descriptor:
     transformer = feature.build().fit(blank)
     space = {
         "feature": feature.identity,
-        "opencv": metadata.version("opencv-python-headless"),
+        "opencv": next(iter(check_builds(installed_builds()).values())),
     }
     row_size = transformer.transform(blank).shape[1]
     return Descriptor(name, feature.image_size, row_size, space, lambda: transformer.transform)
@@ -79,11 +80,15 @@ def backbone_descriptor(name: str, threads: int) -> Descriptor:
         "threads": threads,  # they decide the last bits
     }
 
-    def prepare() -> Callable[[np.ndarray], np.ndarray]:
-        set_threads(threads)
-        return build_embed(build_backbone(name))
-
+    prepare = functools.partial(load_embed, name, threads)
     return Descriptor(name, backbone.image_size, backbone.num_features, space, prepare)
+
+
+@functools.lru_cache(maxsize=1)  # train, val and test ask one after the other
+def load_embed(name: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Load a backbone as a function from `uint8` images to features."""
+    set_threads(threads)
+    return build_embed(build_backbone(name))
 
 
 def describe_images(

@@ -11,6 +11,7 @@ from cvpipe.config import (
     Config,
     NetworkContender,
     load_config,
+    name_of,
     preset_config,
     validate_config,
 )
@@ -58,15 +59,17 @@ def make_plan(
     Raises:
         InputError: Something is unknown, missing or of the wrong kind.
     """
-    if target.suffix.lower() in (".csv", ".tsv"):
-        config = _preset(target.parent, target.name, settings, preset)
-        root = data or target.parent
-    elif target.suffix.lower() in (".toml", ".json"):
+    check_name("preset", preset, PRESETS)
+    suffix = target.suffix.lower()
+    if suffix in (".toml", ".json"):
         config = load_config(target, settings)
-        root = data or (target.parent / config.data.root)
+        root = data or target.parent / config.data.root
+    elif suffix in (".csv", ".tsv"):
+        config = _preset(target.parent, target.name, settings, preset)
+        root = data or Path(config.data.root)
     elif target.is_dir():
         config = _preset(target, FOLDERS, settings, preset)
-        root = data or target
+        root = data or Path(config.data.root)
     else:
         raise InputError(
             f"there is no folder {str(target)!r}; give a pipeline file (.toml), a folder of "
@@ -79,11 +82,8 @@ def make_plan(
 
 
 def _preset(root: Path, labels: str, settings: Sequence[str], preset: str) -> Config:
-    check_name("preset", preset, PRESETS)
-    name = "".join(c if c.isalnum() or c in "_.-" else "_" for c in root.resolve().name) or "images"
-    return validate_config(
-        preset_config(name.lstrip(".-") or "images", str(root), labels, preset), settings
-    )
+    raw = preset_config(name_of(root.resolve().name), str(root), labels, preset)
+    return validate_config(raw, settings)
 
 
 def _missing_root(root: Path) -> str:

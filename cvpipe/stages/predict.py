@@ -14,7 +14,6 @@ from cvpipe.data.loading import load_batches
 from cvpipe.errors import InputError, check_name
 from cvpipe.files import read_json
 from cvpipe.models.features import BATCH_SIZE, build_embed
-from cvpipe.models.framework import set_threads
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.contenders import load_network, load_predictor
 from cvpipe.stages.features import Descriptor, descriptors_of
@@ -98,7 +97,6 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
     classify: Callable[[np.ndarray], np.ndarray]
     if isinstance(contender, NetworkContender):
         # The whole network as it is stored: what an export is made of.
-        set_threads(config.threads)
         model = load_network(part / "model.keras")
         size = tuple(model.input_shape[1:3])
         branches, classify = [(size, build_embed(model))], _as_they_are

@@ -95,7 +95,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
             run.path.parent, fingerprint_of(manifest[manifest["split"] == "test"])
         ),
         warnings=collect_warnings(run, names),
-        repeat_commands=repeat_commands(run),
+        repeat_commands=repeat_commands(run, read_source(root)),
         versions={"python": facts["python"], **facts["versions"]},
         parity=collect_parity(run),
         exported=next((p.parent.name for p in run.export_path.glob("*/bundle.json")), ""),
@@ -209,6 +209,9 @@ def collect_warnings(run: Run, contenders: list[str]) -> list[str]:
     return warnings
 
 
-def repeat_commands(run: Run) -> list[str]:
-    """List the commands that repeat a run."""
-    return [f"cvpipe run runs/{run.path.name}/config.json --again"]
+def repeat_commands(run: Run, source: dict[str, str]) -> list[str]:
+    """List the commands that repeat a run, with its data set if that is a packaged one."""
+    fetch = [f"cvpipe fetch {source['name']}"] if source else []
+    # A root of one part is only a name: the images lay outside the working directory.
+    elsewhere = " --data DIR" if "/" not in run.config().data.root else ""
+    return [*fetch, f"cvpipe run runs/{run.path.name}/config.json --again{elsewhere}"]

@@ -10,6 +10,7 @@ from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.config import Config, NetworkContender
 from cvpipe.files import write_json
 from cvpipe.models.backbones import weights_fingerprint
+from cvpipe.models.framework import list_devices
 from cvpipe.runs import Run, manifest_fingerprint, provenance, run_name, stored_root
 from cvpipe.stages.audit import run_audit, scan_and_hash
 from cvpipe.stages.contenders import fit_contender, predict_split
@@ -80,7 +81,9 @@ def make_job(plan: Plan, rows: pd.DataFrame, runs_path: Path, again: bool, watch
     if not run.config_path.exists():
         data = plan.config.data.model_copy(update={"root": stored_root(plan.root, run.path)})
         config = plan.config.model_copy(update={"data": data})
-        write_json(run.provenance_path, provenance(config, fingerprint, weights_of(config)))
+        weights = weights_of(config)
+        devices = list_devices() if weights else []
+        write_json(run.provenance_path, provenance(config, fingerprint, weights, devices))
         write_json(run.config_path, config.model_dump(mode="json"))
     return Job(plan.config, plan.root, run, watcher)
 

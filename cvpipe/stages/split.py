@@ -37,6 +37,7 @@ def check_split(manifest: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         InputError: A class is missing from a split.
+        RuntimeError: A group is cut.
     """
     counts = pd.crosstab(manifest["label"], manifest["split"]).reindex(
         columns=list(frames.SPLITS), fill_value=0
@@ -44,9 +45,11 @@ def check_split(manifest: pd.DataFrame) -> pd.DataFrame:
     for label, row in counts.iterrows():
         for split, count in row.items():
             if count == 0:
+                of_class = manifest[manifest["label"] == label]
                 raise InputError(
-                    f"no image of class {label!r} came into {split}: its images lie in too few "
-                    f"groups. Add images of {label!r}, or raise split.val_fraction or "
+                    f"no image of class {label!r} came into {split}: it has {len(of_class)} "
+                    f"image(s) in {of_class['group'].nunique()} group(s), and a group is never "
+                    f"cut. Add images of {label!r}, or change split.val_fraction and "
                     "split.test_fraction."
                 )
     if (manifest.groupby("group")["split"].nunique() > 1).any():

@@ -417,6 +417,12 @@ def test_model_file_says_how_far_it_can_be_trusted(parity, words):
     assert words in Page(render_report(build_content(parity=results))).text
 
 
+def test_an_exported_file_that_is_not_the_chosen_contender_says_so(page):
+    words = "because the chosen probe is not a network"
+    assert words in Page(render_report(build_content(exported="tuned"))).text
+    assert words not in page.text
+
+
 @pytest.mark.parametrize(("number", "shown"), [(20, 20), (27, 20)])
 def test_long_findings_are_cut_and_counted(number, shown):
     rows = [(f"i{n:02d}.jpg", "odd", "note", "r") for n in range(number - 2)]

@@ -1,0 +1,82 @@
+"""Real photos in class folders, a cache of the test's own, and one finished run for all to read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvpipe.runs import Run, open_run
+
+# Names that careless table reading turns into numbers or missing values.
+CLASS_PHOTOS = {"0": "chelsea", "NA": "coffee", "poppy": "rocket"}
+IMAGES_PER_CLASS = 16
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or fills the user's cache; tests of one worker share one."""
+    root = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("CVPIPE_CACHE_DIR", os.environ.get("CVPIPE_TEST_CACHE_DIR", str(root)))
+
+
+def write_photos(root: Path, seed: int = 0) -> Path:
+    """Write crops of three real photos into class folders; sizes and formats vary."""
+    import skimage.data
+
+    rng = np.random.default_rng(seed)
+    for label, photo_name in CLASS_PHOTOS.items():
+        photo = getattr(skimage.data, photo_name)()
+        folder = root / label / "größe eins"
+        folder.mkdir(parents=True)
+        for number in range(IMAGES_PER_CLASS):
+            height, width = rng.integers(80, 160, size=2)
+            top = rng.integers(0, photo.shape[0] - height)
+            left = rng.integers(0, photo.shape[1] - width)
+            crop = Image.fromarray(photo[top : top + height, left : left + width])
+            # Equal file names in different class folders, on purpose.
+            crop.save(folder / f"photo {number:02}.{'png' if number % 4 == 0 else 'jpg'}")
+    return root
+
+
+def run_cvpipe(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line in a new process, as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "cvpipe", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    """A folder of class folders with real photos; not to be changed."""
+    return write_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def finished(photos, tmp_path_factory) -> subprocess.CompletedProcess:
+    """`cvpipe run photos --preset quick`, finished; `.run` is its folder."""
+    cwd = tmp_path_factory.mktemp("work")
+    (cwd / "photos").symlink_to(photos)
+    answer = run_cvpipe(
+        "run", "photos", "--preset", "quick", "--set", "threads=2", "--set",
+        "evaluate.resamples=200", cwd=cwd,
+        CVPIPE_CACHE_DIR=str(tmp_path_factory.getbasetemp() / "cache"),
+    )  # fmt: skip
+    answer.cwd = cwd
+    answer.run = next(iter((cwd / "runs").glob("photos-*")), None)
+    return answer
+
+
+@pytest.fixture(scope="session")
+def run(finished) -> Run:
+    """The finished run; not to be changed."""
+    assert finished.returncode == 0, finished.stderr
+    return open_run(finished.run)

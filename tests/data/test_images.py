@@ -1,0 +1,470 @@
+import hashlib
+import io
+import re
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image, ImageOps
+
+from cvpipe.data.images import (
+    ImageFacts,
+    UnreadableImageError,
+    decode_image,
+    inspect_image,
+    read_image,
+    resize_image,
+)
+from cvpipe.errors import InputError
+
+# Pillow warns of damaged metadata, which some of these files have on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+
+def encode(image: Image.Image, file_format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def png(width, depth, colour_type, row, *chunks):
+    """Write a PNG of one row byte by byte, so that no library's reading of modes is trusted."""
+
+    def chunk(name, content):
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def tiff(row, bits, *, zero_is_black=1, sample_format=1, byte_order="<"):
+    """Write an uncompressed grey TIFF of one row; `sample_format` 1: unsigned, 2: signed."""
+    letter = {(1, 8): "B", (1, 16): "H", (2, 16): "h", (1, 32): "I"}[sample_format, bits]
+    data = struct.pack(f"{byte_order}{len(row)}{letter}", *row)
+    tags = {256: len(row), 257: 1, 258: bits, 259: 1, 262: zero_is_black, 273: 0, 277: 1}
+    tags |= {278: 1, 279: len(data), 339: sample_format}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(
+        struct.pack(f"{byte_order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items()
+    )
+    start = {"<": b"II", ">": b"MM"}[byte_order] + struct.pack(f"{byte_order}HI", 42, 8)
+    return start + struct.pack(f"{byte_order}H", len(tags)) + entries + bytes(4) + data
+
+
+def row_of(data: bytes) -> list:
+    """Decode an image of one row; grey pixels as numbers, others as triples."""
+    [row] = decode_image(data)
+    return [int(p[0]) if len(set(p.tolist())) == 1 else tuple(p.tolist()) for p in row]
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.fromarray(skimage.data.chelsea()).resize((70, 90))
+
+
+# What each colour mode becomes, worked out by hand.
+
+
+def test_grey():
+    assert row_of(png(3, 8, 0, bytes([0, 100, 255]))) == [0, 100, 255]
+    assert row_of(png(4, 2, 0, bytes([0b00_01_10_11]))) == [0, 85, 170, 255]
+    assert row_of(png(8, 1, 0, bytes([0b1010_0001]))) == [255, 0, 255, 0, 0, 0, 0, 255]
+
+
+def test_rgb():
+    assert row_of(png(2, 8, 2, bytes([1, 2, 3, 250, 0, 5]))) == [(1, 2, 3), (250, 0, 5)]
+
+
+def test_alpha_is_laid_over_white():
+    # alpha 51 is one fifth: 51/255 * value + 204/255 * 255
+    rgba = bytes([100, 0, 255, 51, 9, 8, 7, 0, 9, 8, 7, 255])
+    assert row_of(png(3, 8, 6, rgba)) == [(224, 204, 255), 255, (9, 8, 7)]
+    assert row_of(png(3, 8, 4, bytes([100, 51, 9, 0, 9, 255]))) == [224, 255, 9]
+
+
+def test_a_transparent_grey_or_colour_becomes_white():
+    assert row_of(png(3, 8, 0, bytes([5, 6, 7]), (b"tRNS", b"\0\x06"))) == [5, 255, 7]
+    assert row_of(png(8, 1, 0, b"\xaa", (b"tRNS", b"\0\0"))) == [255] * 8
+    transparent = (b"tRNS", bytes([0, 1, 0, 2, 0, 3]))
+    assert row_of(png(2, 8, 2, bytes([1, 2, 3, 3, 2, 1]), transparent)) == [255, (3, 2, 1)]
+
+
+def test_palette():
+    palette = (b"PLTE", bytes([10, 20, 30, 40, 50, 60, 100, 0, 255]))
+    indices = bytes([0, 1, 2])
+    assert row_of(png(3, 8, 3, indices, palette)) == [(10, 20, 30), (40, 50, 60), (100, 0, 255)]
+    # One alpha per palette entry: opaque, transparent, one fifth.
+    shown = row_of(png(3, 8, 3, indices, palette, (b"tRNS", bytes([255, 0, 51]))))
+    assert shown == [(10, 20, 30), 255, (224, 204, 255)]
+
+
+SIXTEEN_BITS = {0: 0, 128: 0, 129: 1, 257: 1, 385: 1, 386: 2, 32_896: 128, 65_406: 254, 65_535: 255}
+
+
+def test_sixteen_bit_grey_is_divided_by_257_and_rounded():
+    values, expected = list(SIXTEEN_BITS), list(SIXTEEN_BITS.values())
+    assert expected == [round(value / 257) for value in values]
+    big_endian = struct.pack(f">{len(values)}H", *values)
+    assert row_of(png(len(values), 16, 0, big_endian)) == expected
+    assert row_of(tiff(values, 16)) == expected
+    assert row_of(tiff(values, 16, byte_order=">")) == expected
+    assert row_of(tiff(values, 32)) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "bits", "expected"),
+    [([0, 100, 255], 8, [255, 155, 0]), ([0, 128, 257, 65_535], 16, [255, 255, 254, 0])],
+)
+def test_a_tiff_whose_zero_is_white_is_turned(row, bits, expected):
+    assert row_of(tiff(row, bits, zero_is_black=0)) == expected
+
+
+def test_sixteen_bit_colour_keeps_the_upper_byte():
+    row = struct.pack(">4H", 255, 256, 65_535, 65_535)
+    assert row_of(png(1, 16, 6, row)) == [(0, 1, 255)]
+
+
+def test_cmyk():
+    # Cyan takes red away, black takes all: pure arithmetic in a lossless file.
+    cmyk = np.array([[[255, 0, 0, 0], [0, 0, 0, 255], [0, 0, 0, 0], [0, 51, 0, 0]]], np.uint8)
+    data = encode(Image.fromarray(cmyk, "CMYK"), "TIFF")
+    assert inspect_image(data)[1].mode == "CMYK"
+    assert row_of(data) == [(0, 255, 255), 0, 255, (255, 204, 255)]
+
+
+def test_cmyk_jpeg_is_not_inverted(photo):
+    # JPEGs of four colours are stored inverted; a reader that forgets it shows a negative.
+    decoded = decode_image(encode(photo.convert("CMYK"), "JPEG", quality=95)).astype(int)
+    assert np.abs(decoded - np.asarray(photo)).mean() < 10
+
+
+def test_lossy_formats_stay_close_and_lossless_ones_exact(photo):
+    pixels = np.asarray(photo)
+    for file_format in ("PNG", "BMP", "TIFF"):
+        np.testing.assert_array_equal(decode_image(encode(photo, file_format)), pixels)
+    np.testing.assert_array_equal(decode_image(encode(photo, "WEBP", lossless=True)), pixels)
+    for file_format in ("JPEG", "WEBP"):
+        decoded = decode_image(encode(photo, file_format, quality=95)).astype(int)
+        assert 0 < np.abs(decoded - pixels).mean() < 5
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
+def test_the_first_frame_is_taken(file_format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 2
+    decoded = decode_image(data).astype(int)
+    assert np.abs(decoded - [255, 0, 0]).max() <= 2
+
+
+def test_mpo_counts_as_jpeg(photo):
+    data = encode(photo, "MPO", save_all=True, append_images=[photo])
+    assert inspect_image(data)[1].format == "JPEG"
+
+
+# Where the pixels of a 3 x 2 image, numbered row by row, lie after turning upright.
+UPRIGHT = {
+    1: [[0, 1], [2, 3], [4, 5]],
+    2: [[1, 0], [3, 2], [5, 4]],
+    3: [[5, 4], [3, 2], [1, 0]],
+    4: [[4, 5], [2, 3], [0, 1]],
+    5: [[0, 2, 4], [1, 3, 5]],
+    6: [[4, 2, 0], [5, 3, 1]],
+    7: [[5, 3, 1], [4, 2, 0]],
+    8: [[1, 3, 5], [0, 2, 4]],
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_orientation(orientation, dtype):
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = np.arange(6, dtype=dtype).reshape(3, 2) * dtype(257 if dtype is np.uint16 else 1)
+    pixels, facts = inspect_image(encode(Image.fromarray(stored), "PNG", exif=exif))
+    assert pixels[:, :, 1].tolist() == UPRIGHT[orientation]
+    assert (facts.height, facts.width) == pixels.shape[:2]
+
+
+def exif_of(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """Write EXIF data from entries of tag, type, count and four bytes of value."""
+    written = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + written + bytes(4)
+
+
+def test_odd_metadata_do_not_hinder():
+    # The width as text: nobody could write that back, but only the orientation matters here.
+    exif = exif_of((256, 2, 4, b"abc\0"), (274, 3, 1, b"\x06\0\0\0"))
+    data = encode(Image.new("L", (2, 3)), "JPEG", exif=exif)
+    assert decode_image(data).shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize("exif", [b"II*\0", b"II*\0\x08", b"II+\0\x08\0\0\0", b"nonsense"])
+@pytest.mark.parametrize("dpi", [(72, 72), (0, 0)])
+def test_damaged_metadata_do_not_hinder(exif, dpi):
+    # Without a resolution in its header, Pillow looks for one in the metadata early on.
+    data = encode(Image.new("L", (2, 3), 100), "JPEG", exif=b"Exif\0\0" + exif, dpi=dpi)
+    assert decode_image(data).tolist() == [[[100] * 3] * 2] * 3
+
+
+# What is refused, and that nothing else comes out of it.
+
+
+@pytest.mark.parametrize(
+    ("data", "finding", "reason"),
+    [
+        (b"", "empty_file", "the file is empty"),
+        (
+            b"not an image, but text",
+            "not_an_image",
+            "its content is none of BMP, GIF, JPEG, PNG, TIFF, WEBP (it starts with "
+            "b'not an image, bu')",
+        ),
+        (
+            encode(Image.new("F", (2, 2)), "TIFF"),
+            "unreadable",
+            "decoding fails: images of floating-point numbers have no agreed white; store 8 or "
+            "16 bits",
+        ),
+        (png(1, 8, 3, b"\0"), "unreadable", "decoding fails: AssertionError"),
+        (
+            tiff([0, 65_536], 32),
+            "unreadable",
+            "decoding fails: its values are outside the 16-bit range 0 to 65535",
+        ),
+        (
+            tiff([0, -1], 16, sample_format=2),
+            "unreadable",
+            "decoding fails: its values are outside the 16-bit range 0 to 65535",
+        ),
+    ],
+    ids=["empty", "text", "float", "no palette", "32 bits", "negative"],
+)
+def test_refused(data, finding, reason):
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_image(data)
+    assert (caught.value.finding, caught.value.reason) == (finding, reason)
+    assert str(caught.value) == reason
+
+
+def test_formats_that_are_not_listed_are_not_tried(photo):
+    # Decoding EPS would hand the file's content to an interpreter of programs.
+    for file_format in ("EPS", "PPM", "TGA"):
+        with pytest.raises(UnreadableImageError, match="its content is none of BMP"):
+            decode_image(encode(photo.resize((4, 4)), file_format))
+
+
+def test_a_bomb_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    with pytest.raises(UnreadableImageError, match=r"^Image size \(9 pixels\) .*attack$") as caught:
+        decode_image(png(9, 8, 0, bytes(9)))
+    assert caught.value.finding == "unreadable"
+
+
+ENCODINGS = {
+    "jpeg": ("JPEG", {}),
+    "progressive jpeg": ("JPEG", {"progressive": True}),
+    "png": ("PNG", {}),
+    "gif": ("GIF", {}),
+    "bmp": ("BMP", {}),
+    "webp": ("WEBP", {}),
+    "lossless webp": ("WEBP", {"lossless": True}),
+    "tiff": ("TIFF", {}),
+    "lzw tiff": ("TIFF", {"compression": "tiff_lzw"}),
+}
+
+
+@pytest.fixture(scope="module", params=ENCODINGS)
+def encoded(request, photo):
+    file_format, options = ENCODINGS[request.param]
+    return encode(photo, file_format, **options)
+
+
+def test_a_cut_file_is_refused_or_whole(encoded):
+    whole = decode_image(encoded)
+    last_bytes = range(len(encoded) - 30, len(encoded))
+    refused = 0
+    for length in [*range(0, len(encoded), len(encoded) // 80), *last_bytes]:
+        try:
+            np.testing.assert_array_equal(decode_image(encoded[:length]), whole)
+        except UnreadableImageError:
+            refused += 1
+    # Some formats end in bytes that carry no pixels; most cuts take pixels away.
+    assert refused > 60
+
+
+def test_flipped_bytes_are_decoded_or_refused(encoded):
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for attempt in range(60):
+        damaged = bytearray(encoded)
+        # Every other time in the header, where damage does most.
+        end = len(damaged) if attempt % 2 else 200
+        for position in rng.integers(0, end, size=3):
+            damaged[position] = rng.integers(256)
+        try:
+            pixels = decode_image(bytes(damaged))
+            outcomes.add((pixels.dtype.name, pixels.shape[2]))
+        except UnreadableImageError as error:
+            outcomes.add(error.finding)
+    assert "unreadable" in outcomes
+    assert outcomes <= {"not_an_image", "unreadable", ("uint8", 3)}
+
+
+def test_damage_in_a_png_is_always_noticed(photo):
+    data = encode(photo, "PNG")
+    for position in range(40, len(data) - 20, len(data) // 50):
+        damaged = bytearray(data)
+        damaged[position] ^= 1
+        with pytest.raises(UnreadableImageError):
+            decode_image(bytes(damaged))
+
+
+def test_decoding_leaves_the_filters_of_warnings_alone():
+    # They belong to the whole process, and several threads decode at the same time.
+    damaged_exif = encode(Image.new("RGB", (8, 8)), "JPEG", exif=b"Exif\0\0II*\0\xff\0\0\0")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert decode_image(damaged_exif).shape == (8, 8, 3)
+    assert caught
+
+
+# Facts.
+
+
+def test_facts():
+    data = png(3, 8, 0, bytes([0, 100, 255]))
+    pixels, facts = inspect_image(data)
+    rgb = bytes([0, 0, 0, 100, 100, 100, 255, 255, 255])
+    np.testing.assert_array_equal(pixels, decode_image(data))
+    assert facts == ImageFacts(
+        sha256=hashlib.sha256(data).hexdigest(),
+        pixels_sha256=hashlib.sha256(b"1x3" + rgb).hexdigest(),
+        width=3,
+        height=1,
+        format="PNG",
+        mode="L",
+        file_bytes=len(data),
+    )
+
+
+def test_pixels_hash_sees_pixels_and_shape_only(photo):
+    hashes = [inspect_image(encode(photo, f))[1].pixels_sha256 for f in ("PNG", "BMP", "TIFF")]
+    assert len(set(hashes)) == 1
+    wide, high = Image.new("L", (4, 2)), Image.new("L", (2, 4))
+    assert (
+        inspect_image(encode(wide, "PNG"))[1].pixels_sha256
+        != inspect_image(encode(high, "PNG"))[1].pixels_sha256
+    )
+
+
+# Files.
+
+
+def test_read_image(tmp_path, photo):
+    path = tmp_path / "größe 1.png"
+    path.write_bytes(encode(photo, "PNG"))
+    np.testing.assert_array_equal(read_image(path), np.asarray(photo))
+
+
+def test_read_image_names_the_file(tmp_path):
+    missing, text = tmp_path / "missing.jpg", tmp_path / "text.jpg"
+    text.write_text("hello")
+    for path, reason in [
+        (missing, "No such file or directory."),
+        (tmp_path, "Is a directory."),
+        (text, "its content is none of BMP, GIF, JPEG, PNG, TIFF, WEBP (it starts with b'hello')."),
+    ]:
+        expected = re.escape(f"cannot read the image {str(path)!r}: {reason}")
+        with pytest.raises(InputError, match=f"^{expected}$") as caught:
+            read_image(path)
+        assert not isinstance(caught.value, UnreadableImageError)
+
+
+# Sizes.
+
+
+def test_stretch_is_an_antialiased_triangle_filter():
+    # Halving: each new pixel weighs 1/8, 3/8, 3/8, 1/8 of four old ones; at the rim 3/7, 3/7, 1/7.
+    row = np.array([0, 80, 160, 240, 16, 96], np.uint8)
+    image = np.repeat(row[None, :, None], 3, axis=2)
+    expected = [
+        (3 * 0 + 3 * 80 + 160) / 7,
+        (80 + 3 * 160 + 3 * 240 + 16) / 8,
+        (240 + 3 * 16 + 3 * 96) / 7,
+    ]
+    resized = resize_image(image, (1, 3), "stretch")
+    assert resized.dtype == np.uint8
+    np.testing.assert_allclose(resized[0, :, 1], expected, atol=0.51)
+
+
+@pytest.mark.parametrize("name", ["chelsea", "rocket"])
+def test_stretch_is_pillows_filter_on_real_photos(name):
+    image = getattr(skimage.data, name)()
+    expected = Image.fromarray(image).resize((150, 100), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resize_image(image, (100, 150), "stretch"), expected)
+
+
+def test_pad_and_crop_are_pillows_on_real_photos():
+    image = skimage.data.chelsea()[:200, :300]
+    picture, bilinear = Image.fromarray(image), Image.Resampling.BILINEAR
+    np.testing.assert_array_equal(
+        resize_image(image, (60, 60), "pad"), ImageOps.pad(picture, (60, 60), bilinear)
+    )
+    np.testing.assert_array_equal(
+        resize_image(image, (60, 60), "crop"), ImageOps.fit(picture, (60, 60), bilinear)
+    )
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_where_a_mark_lands(transposed):
+    """A white pixel at row 1, column 4 of a black-bordered 4 x 8 grey image."""
+
+    def placed(image_size, fit):
+        image = np.full((4, 8, 3), 100, np.uint8)
+        image[1, 4] = 255
+        if transposed:
+            image, image_size = image.transpose(1, 0, 2), image_size[::-1]
+        resized = resize_image(image, image_size, fit)[:, :, 0]
+        return resized.T if transposed else resized
+
+    # Same size: nothing moves.
+    np.testing.assert_array_equal(np.argwhere(placed((4, 8), "stretch") == 255), [[1, 4]])
+    # Two rows above and two below.
+    padded = placed((8, 8), "pad")
+    np.testing.assert_array_equal(np.argwhere(padded == 255), [[3, 4]])
+    np.testing.assert_array_equal((padded == 0).all(axis=1).nonzero()[0], [0, 1, 6, 7])
+    # The odd row goes below.
+    np.testing.assert_array_equal((placed((7, 8), "pad") == 0).all(axis=1).nonzero()[0], [0, 5, 6])
+    # Columns 2 to 5 remain.
+    cropped = placed((4, 4), "crop")
+    np.testing.assert_array_equal(np.argwhere(cropped == 255), [[1, 2]])
+    assert (cropped > 0).all()
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1000), (1000, 1), (2, 777)])
+@pytest.mark.parametrize("image_size", [(1, 1), (4, 6), (7, 3)])
+def test_extreme_images_are_not_lost(shape, image_size, fit):
+    resized = resize_image(np.full((*shape, 3), 200, np.uint8), image_size, fit)
+    assert resized.shape == (*image_size, 3)
+    assert set(np.unique(resized)) <= {0, 200}
+    # A black picture would mean that the image was rounded away.
+    assert (resized == 200).any()
+    assert fit == "pad" or (resized == 200).all()
+
+
+def test_pad_keeps_the_aspect_ratio():
+    ring = Image.new("L", (40, 20))
+    ring.paste(255, (10, 5, 30, 15))
+    image = np.repeat(np.asarray(ring)[:, :, None], 3, axis=2)
+    padded = Image.fromarray(resize_image(image, (80, 80), "pad")[:, :, 0] > 127)
+    left, top, right, bottom = padded.getbbox()
+    assert (right - left, bottom - top) == (40, 20)
+    assert (left, top) == (20, 30)

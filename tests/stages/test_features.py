@@ -1,0 +1,236 @@
+import dataclasses
+import hashlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvpipe import cache as cache_module
+from cvpipe.config import validate_config
+from cvpipe.data.images import read_image, resize_image
+from cvpipe.features.hog import HistogramOfOrientedGradients
+from cvpipe.features.table import FEATURES, Feature
+from cvpipe.models.backbones import BACKBONES
+from cvpipe.stages import features as stage
+from cvpipe.stages.features import backbone_descriptor, describe_images, feature_descriptor
+from cvpipe.stages.job import Nobody
+
+SIZES = [(70, 40), (40, 90), (128, 128), (31, 33), (200, 150)]
+
+
+class CountingBuild:
+    """A feature of three numbers that counts how many images it has described."""
+
+    def __init__(self):
+        self.num_images = 0
+
+    def fit(self, images):
+        return self
+
+    def transform(self, images):
+        assert images.dtype == np.uint8
+        if images.any():  # the blank image is only asked for its size
+            self.num_images += len(images)
+        height, width = images.shape[1:3]
+        first = images[:, 0, 0, 0].astype(np.float32)
+        return np.stack([first, first * 0 + height, first * 0 + width], axis=1)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CVPIPE_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """A second feature besides HOG, with another image size, higher than wide."""
+    build = CountingBuild()
+    feature = Feature("counting", (6, 4), lambda: build, identity="counting-1")
+    monkeypatch.setitem(FEATURES, "counting", feature)
+    return build
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Images of several sizes with their keys; the last one has the bytes of the first."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "photos ü"
+    root.mkdir()
+    for number, (height, width) in enumerate(SIZES):
+        darkest = 1 + 50 * number  # so that no two images look alike when small
+        pixels = rng.integers(darkest, darkest + 50, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    (root / "9.png").write_bytes((root / "0.png").read_bytes())
+    image_ids = sorted(path.name for path in root.iterdir())
+    return root, image_ids, [hashlib.sha256((root / n).read_bytes()).hexdigest() for n in image_ids]
+
+
+def read_and_resize(path):
+    return resize_image(read_image(path), (6, 4), "stretch")
+
+
+def contender_of(**values):
+    raw = {"name": "a", "data": {"root": "x"}, "contender": [{"name": "c", **values}]}
+    return validate_config(raw).contender[0]
+
+
+def describe(contender, images, fit="stretch", threads=2, watcher=None):
+    return describe_images(contender, *images, fit, threads, watcher or Nobody())
+
+
+def classic(*features, classifier="linear_svm"):
+    return contender_of(features=list(features), classifier=classifier)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_rows_are_those_of_a_direct_computation(images, fit):
+    root, image_ids, _ = images
+    prepared = np.stack([resize_image(read_image(root / n), (128, 128), fit) for n in image_ids])
+    expected = HistogramOfOrientedGradients(cell_pixels=16).fit_transform(prepared)
+    for _ in ("cold", "warm"):
+        rows = describe(classic("hog"), images, fit)
+        assert rows.dtype == np.float32
+        np.testing.assert_array_equal(rows, expected)
+
+
+def test_features_stand_side_by_side_in_the_order_of_the_config(images, counting):
+    hog = describe(classic("hog"), images)
+    other = describe(classic("counting"), images)
+    assert other[:, 1:].tolist() == [[6.0, 4.0]] * len(SIZES) + [[6.0, 4.0]]
+    assert len(set(other[:, 0])) > 1
+    for order, expected in {
+        ("hog", "counting"): [hog, other],
+        ("counting", "hog"): [other, hog],
+    }.items():
+        np.testing.assert_array_equal(describe(classic(*order), images), np.hstack(expected))
+
+
+def test_rows_follow_the_order_of_the_images(images, counting):
+    rows = describe(classic("counting"), images)
+    root, image_ids, sha256s = images
+    turned = describe(classic("counting"), (root, image_ids[::-1], sha256s[::-1]))
+    np.testing.assert_array_equal(turned, rows[::-1])
+
+
+@pytest.mark.parametrize("already", [[], [0], [2, 4], [1, 2, 3]])
+def test_half_filled_cache_and_any_order_give_the_same_rows(images, counting, already):
+    root, image_ids, sha256s = images
+    first_values = [float(read_and_resize(root / name)[0, 0, 0]) for name in image_ids]
+    assert len(set(first_values)) == len(SIZES)
+    for order in (already, [3, 0, 5, 2, 1, 4]):
+        if order:
+            part = (root, [image_ids[n] for n in order], [sha256s[n] for n in order])
+            rows = describe(classic("counting"), part)
+            assert rows[:, 0].tolist() == [first_values[n] for n in order]
+
+
+def test_descriptor_is_prepared_once_and_only_when_something_is_missing(images, monkeypatch):
+    num_prepared = 0
+
+    def prepare():
+        nonlocal num_prepared
+        num_prepared += 1
+        return lambda batch: np.ones((len(batch), 1), np.float32)
+
+    descriptor = stage.Descriptor("ones", (4, 4), 1, {"ones": 1}, prepare)
+    monkeypatch.setattr(stage, "descriptors_of", lambda *_: [descriptor])
+    monkeypatch.setattr(cache_module, "CHUNK_ROWS", 2)
+    for _ in range(2):
+        assert describe(classic("hog"), images).tolist() == [[1.0]] * (len(SIZES) + 1)
+        assert num_prepared == 1
+
+
+def test_contender_that_looks_at_no_image(images):
+    rows = describe(classic(classifier="majority"), images)
+    assert rows.dtype == np.float32
+    assert rows.tolist() == [[0.0]] * (len(SIZES) + 1)
+
+
+def test_second_call_computes_nothing(images, counting, monkeypatch):
+    first = describe(classic("counting"), images)
+    assert counting.num_images == len(SIZES)  # equal files are described once
+    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read again"))
+    np.testing.assert_array_equal(describe(classic("counting"), images), first)
+    # The number of threads does not decide the rows of a hand-crafted feature.
+    np.testing.assert_array_equal(describe(classic("counting"), images, threads=1), first)
+    assert counting.num_images == len(SIZES)
+
+
+def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypatch):
+    def is_computed_anew():
+        before = counting.num_images
+        describe(classic("counting"), images, fit)
+        return counting.num_images > before
+
+    fit = "stretch"
+    assert is_computed_anew()
+    assert not is_computed_anew()
+    fit = "pad"
+    assert is_computed_anew()
+    monkeypatch.setattr(stage, "DECODE_RULE", "rgb-2")
+    assert is_computed_anew()
+    feature = FEATURES["counting"]
+    other_identity = dataclasses.replace(feature, identity="counting-2")
+    other_size = dataclasses.replace(feature, image_size=(4, 6))
+    for other in (other_identity, other_size):
+        monkeypatch.setitem(FEATURES, "counting", other)
+        assert is_computed_anew()
+    versions = {"pillow": "1", "opencv-python-headless": "1"}
+    monkeypatch.setattr(stage.metadata, "version", lambda package: versions[package])
+    assert is_computed_anew()
+    for package in versions:
+        versions[package] = "2"
+        assert is_computed_anew()
+        assert not is_computed_anew()
+    changed = (images[0], images[1], ["0" * 64, *images[2][1:]])
+    before = counting.num_images
+    describe(classic("counting"), changed, fit)
+    assert counting.num_images == before + 1
+
+
+def test_watcher_is_shown_each_feature(images, counting):
+    seen = []
+
+    class Watcher(Nobody):
+        def track(self, items, total, title):
+            seen.append((title, total))
+            return items
+
+    for _ in range(2):
+        describe(classic("hog", "counting"), images, watcher=Watcher())
+    assert seen == [("hog", 1), ("counting", 1), ("hog", 0), ("counting", 0)]
+
+
+def test_hog_is_described_without_an_image():
+    descriptor = feature_descriptor("hog")
+    assert descriptor.image_size == (128, 128)
+    assert descriptor.row_size == 7 * 7 * 4 * 9
+    assert descriptor.space["feature"] == FEATURES["hog"].identity
+
+
+def test_backbone_is_described_without_loading_it(monkeypatch):
+    monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
+    descriptor = backbone_descriptor("efficientnet_lite0", 3)
+    backbone = BACKBONES["efficientnet_lite0"]
+    assert descriptor.image_size == backbone.image_size
+    assert descriptor.row_size == backbone.num_features
+    assert descriptor.space["weights"] == stage.weights_fingerprint("efficientnet_lite0")
+    assert descriptor.space["backbone"] == "efficientnet_lite0"
+    # What is known to decide the last bits of a network.
+    assert descriptor.space["threads"] == 3
+    assert descriptor.space["batch_size"] == stage.BATCH_SIZE
+    assert descriptor.space["runtime"].startswith("tensorflow ")
+
+
+def test_network_is_run_once(images, monkeypatch):
+    contender = contender_of(backbone="efficientnet_lite0", recipe="linear_probe")
+    rows = describe(contender, images)
+    assert rows.dtype == np.float32
+    root, image_ids, _ = images
+    size = BACKBONES["efficientnet_lite0"].image_size
+    prepared = np.stack([resize_image(read_image(root / n), size, "stretch") for n in image_ids])
+    direct = stage.build_embed(stage.build_backbone("efficientnet_lite0"))(prepared)
+    np.testing.assert_array_equal(rows, direct)
+    monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
+    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read again"))
+    np.testing.assert_array_equal(describe(contender, images), rows)

@@ -1,0 +1,235 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cvpipe.config import preset_config, validate_config
+from cvpipe.errors import InputError
+from cvpipe.stages.plan import check_names, estimate_seconds, in_words, make_plan
+
+PIPELINE = """
+[data]
+root = "../größe eins"
+
+[[contender]]
+name = "hog_svm"
+features = ["hog"]
+classifier = "linear_svm"
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Work in a folder with images beside the pipelines, reached by relative paths."""
+    (tmp_path / "größe eins").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "a.toml").write_text(PIPELINE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def message_of(target, *arguments, **options):
+    with pytest.raises(InputError) as caught:
+        make_plan(Path(target), *arguments, **options)
+    return str(caught.value)
+
+
+def config_of(*contenders):
+    return validate_config({"name": "a", "data": {"root": "x"}, "contender": list(contenders)})
+
+
+HOG = {"name": "hog_svm", "features": ["hog"], "classifier": "linear_svm"}
+PROBE = {"name": "probe", "backbone": "efficientnet_lite0", "recipe": "linear_probe"}
+MAJORITY = {"name": "majority", "classifier": "majority"}
+
+
+def test_pipeline_file():
+    plan = make_plan(Path("pipelines/a.toml"), ["seed=5"])
+    assert plan.root.samefile("größe eins")
+    assert (plan.config.name, plan.config.seed) == ("a", 5)
+    assert [c.name for c in plan.config.contender] == ["hog_svm"]
+
+
+def test_pipeline_file_as_json_and_in_capitals():
+    resolved = make_plan(Path("pipelines/a.toml")).config.model_dump(mode="json")
+    for name in ("a.json", "a.JSON"):
+        Path("pipelines", name).write_text(json.dumps(resolved))
+        plan = make_plan(Path("pipelines", name))
+        assert plan.config.model_dump(mode="json") == resolved
+        assert plan.root.samefile("größe eins")
+    Path("pipelines/B.TOML").write_text(PIPELINE)
+    assert make_plan(Path("pipelines/B.TOML")).config.name == "B"
+
+
+def test_root_may_be_absolute(here):
+    plan = make_plan(Path("pipelines/a.toml"), [f"data.root={here / 'other'}"])
+    assert plan.root == here / "other"
+
+
+def test_folder():
+    plan = make_plan(Path("größe eins"), ["split.val_fraction=0.3"])
+    assert plan.root == Path("größe eins")
+    assert (plan.config.name, plan.config.data.labels) == ("größe_eins", "folders")
+    assert plan.config.split.val_fraction == 0.3
+    assert [c.name for c in plan.config.contender] == ["majority", "hog_svm", "linear_probe"]
+    assert plan.config.contender[1].search == "fine"
+    assert make_plan(Path("größe eins"), preset="quick").config.contender[1].search == "coarse"
+
+
+def test_working_directory_itself(here):
+    plan = make_plan(Path())
+    assert plan.root == Path()
+    assert validate_config(plan.config.model_dump(mode="json")).name == plan.config.name
+    assert plan.config.name in here.name + "_"
+
+
+@pytest.mark.parametrize("folder", ["m²", ".hidden", "a b.", "x" * 120, "(1)"])
+def test_any_folder_name_will_do(folder):
+    Path(folder).mkdir()
+    assert make_plan(Path(folder)).root == Path(folder)
+
+
+@pytest.mark.parametrize("name", ["table.csv", "TABLE.TSV"])
+def test_table(name):
+    plan = make_plan(Path("größe eins") / name)
+    assert plan.root == Path("größe eins")
+    assert (plan.config.name, plan.config.data.labels) == ("größe_eins", name)
+
+
+@pytest.mark.parametrize("target", ["pipelines/a.toml", "größe eins", "größe eins/t.csv"])
+def test_data_says_where_the_images_are(target):
+    assert make_plan(Path(target), data=Path("other")).root == Path("other")
+    assert "there is no folder 'nowhere' with images" in message_of(target, data=Path("nowhere"))
+
+
+@pytest.mark.parametrize("target", ["größe eins", "größe eins/t.csv"])
+def test_a_set_root_counts_for_a_folder_and_a_table(target):
+    assert make_plan(Path(target), ["data.root=other"]).root == Path("other")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "photo.jpg"])
+def test_missing_target(target):
+    assert message_of(target) == (
+        f"there is no folder {target!r}; give a pipeline file (.toml), a folder of class "
+        "folders, or a table of images (.csv, .tsv)."
+    )
+
+
+def test_missing_pipeline_file():
+    assert "no pipeline file 'pipelines/b.toml'; did you mean 'pipelines/a.toml'?" in message_of(
+        "pipelines/b.toml"
+    )
+
+
+def test_missing_root():
+    assert message_of("pipelines/a.toml", ["data.root=nowhere"]) == (
+        "there is no folder 'pipelines/nowhere' with images; correct data.root in the pipeline "
+        "file or give the folder with --data DIR."
+    )
+    assert message_of("pipelines/a.toml", ["data.root=../data/raw/brain_mri"]) == (
+        "there is no folder 'pipelines/../data/raw/brain_mri' with images; fetch it with: "
+        "cvpipe fetch brain_mri"
+    )
+
+
+@pytest.mark.parametrize("target", ["pipelines/a.toml", "größe eins", "größe eins/t.csv"])
+def test_unknown_preset(target):
+    assert message_of(target, preset="quik") == "unknown preset 'quik'; did you mean 'quick'?"
+
+
+@pytest.mark.parametrize(
+    ("contender", "message"),
+    [
+        (
+            {**PROBE, "backbone": "efficientnet_lite1"},
+            "unknown backbone 'efficientnet_lite1'; did you mean 'efficientnet_lite0'?",
+        ),
+        (
+            {**HOG, "classifier": "linear_svn"},
+            "unknown classifier 'linear_svn'; did you mean 'linear_svm'?",
+        ),
+        ({**HOG, "features": ["hog", "hgo"]}, "unknown feature 'hgo'; did you mean 'hog'?"),
+        (
+            {**HOG, "features": []},
+            "contender 'hog_svm' has the classifier 'linear_svm' but no features; choose some of "
+            "['hog'].",
+        ),
+    ],
+)
+def test_names_that_no_table_knows(contender, message):
+    for contenders in ([contender], [MAJORITY, {**PROBE, "name": "first"}, contender]):
+        with pytest.raises(InputError) as caught:
+            check_names(config_of(*contenders))
+        assert str(caught.value) == message
+
+
+def test_names_are_checked_for_every_kind_of_target():
+    Path("pipelines/a.toml").write_text(PIPELINE.replace('"hog"', '"hgo"'))
+    assert "unknown feature 'hgo'" in message_of("pipelines/a.toml")
+    settings = ['contender=[{name="a", classifier="majorty"}]']
+    assert "unknown classifier 'majorty'" in message_of("größe eins", settings)
+
+
+def test_known_names():
+    config = config_of(MAJORITY, HOG, PROBE, {**HOG, "name": "soft", "classifier": "softmax"})
+    assert check_names(config) is config
+
+
+def test_estimate_grows():
+    presets = {
+        preset: validate_config(preset_config("a", "x", "folders", preset))
+        for preset in ("quick", "standard")
+    }
+    estimates = [estimate_seconds(presets["standard"], n) for n in (0, 100, 3000, 3001, 100_000)]
+    assert estimates == sorted(set(estimates))
+    assert estimate_seconds(presets["quick"], 3000) < estimates[2]
+
+
+def test_estimate_counts_every_contender_and_feature():
+    def per_image(*contenders):
+        config = config_of(*contenders)
+        return estimate_seconds(config, 1001) - estimate_seconds(config, 1000)
+
+    # 5 values in 5 folds and a final fit, at 0.4 ms each; 3 in 3 for a coarse search.
+    base = per_image(MAJORITY)
+    assert math.isclose(base, 0.009, rel_tol=1e-6)
+    assert math.isclose(per_image(MAJORITY, HOG) - base, 0.002 + 26 * 0.0004, rel_tol=1e-6)
+    two = {**HOG, "features": ["hog", "hog"]}
+    assert math.isclose(per_image(two) - per_image(HOG), 0.002, rel_tol=1e-6)
+    assert math.isclose(per_image(PROBE) - base, 0.018 + 26 * 0.0004, rel_tol=1e-6)
+    coarse = {**PROBE, "search": "coarse"}
+    assert math.isclose(per_image(coarse) - base, 0.018 + 10 * 0.0004, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "about 10 seconds"),
+        (14, "about 10 seconds"),
+        (44, "about 40 seconds"),
+        (89.9, "about 90 seconds"),
+        (90, "about 2 minutes"),
+        (149, "about 2 minutes"),
+        (600, "about 10 minutes"),
+    ],
+)
+def test_in_words(seconds, words):
+    assert in_words(seconds) == words
+
+
+def test_planning_loads_no_framework():
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from cvpipe.errors import InputError\n"
+        "from cvpipe.stages.plan import make_plan\n"
+        "make_plan(Path('pipelines/a.toml'))\n"
+        "print([n for n in ('sklearn', 'cv2', 'tensorflow', 'keras') if n in sys.modules])\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "[]\n"

@@ -1,0 +1,106 @@
+"""Runs that are killed, repeated, or fed with poisoned val and test images."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvpipe import frames
+from cvpipe.config import ClassicContender, preset_config, validate_config
+from cvpipe.files import read_json, write_json
+from cvpipe.runs import Run, read_ledger
+from cvpipe.stages.contenders import fit_contender, load_predictor
+from cvpipe.stages.features import describe_images
+from cvpipe.stages.job import Job, Nobody
+from tests.conftest import run_cvpipe
+
+ARGUMENTS = ["photos", "--preset", "quick", "--set", "threads=2", "--set", "evaluate.resamples=200"]
+
+
+def predictions_files(run_path: Path) -> dict[str, bytes]:
+    files = sorted(run_path.glob("contenders/*/predictions/*.csv"))
+    return {str(p.relative_to(run_path)): p.read_bytes() for p in files}
+
+
+@pytest.mark.slow
+def test_a_second_run_gives_identical_predictions(run, finished, tmp_path):
+    """From an empty cache, in another place, with other loader threads at work."""
+    (tmp_path / "photos").symlink_to(finished.cwd / "photos")
+    answer = run_cvpipe("run", *ARGUMENTS, cwd=tmp_path, CVPIPE_CACHE_DIR=str(tmp_path / "cache"))
+    assert answer.returncode == 0, answer.stderr
+    again = next((tmp_path / "runs").glob("photos-*"))
+    assert again.name == run.path.name
+    assert len(predictions_files(again)) == 6
+    assert predictions_files(again) == predictions_files(run.path)
+    assert (again / "metrics.csv").read_bytes() == run.metrics_path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("milestone", ["manifest.csv", "contenders/hog_svm/holdout/fit.json"])
+def test_a_killed_run_resumes_to_the_same_numbers(run, finished, tmp_path, milestone):
+    (tmp_path / "photos").symlink_to(finished.cwd / "photos")
+    environment = {**os.environ, "CVPIPE_CACHE_DIR": str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cvpipe", "run", *ARGUMENTS], cwd=tmp_path, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs").glob(f"*/{milestone}")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    half = next((tmp_path / "runs").glob("photos-*"))
+    assert (half / milestone).exists()
+    assert not (half / "report.html").exists()
+
+    answer = run_cvpipe("run", *ARGUMENTS, cwd=tmp_path, CVPIPE_CACHE_DIR=str(tmp_path / "cache"))
+    assert answer.returncode == 0, answer.stderr
+    assert predictions_files(half) == predictions_files(run.path)
+    assert (half / "metrics.csv").read_bytes() == run.metrics_path.read_bytes()
+    assert len(read_ledger(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize("contender_index", [0, 1])
+def test_poisoned_val_and_test_rows_change_nothing_that_is_fitted(
+    photos, tmp_path, contender_index
+):
+    """Every val and test image and label is replaced; the fitted contender must not notice."""
+    config = validate_config(preset_config("photos", "photos", "folders", "quick"), ["threads=1"])
+    contender = config.contender[contender_index]
+    assert isinstance(contender, ClassicContender)
+    train_ids = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
+    fitted = []
+    for poisoned in (False, True):
+        root = tmp_path / f"root-{poisoned}"
+        shutil.copytree(photos, root)
+        if poisoned:
+            for path in root.rglob("*.png"):  # the PNG images play val and test here
+                path.write_bytes(b"poison")
+        job = Job(config, root, Run(tmp_path / f"run-{poisoned}"), Nobody())
+        write_json(job.run.classes_path, ["0", "NA", "poppy"])
+        train = frames.read_text_table(_table(tmp_path, train_ids, root))
+        fit_contender(job, contender, train)
+        predict = load_predictor(job.run.part_path(contender.name), 1)
+        features = describe_images(
+            contender, root, train_ids, train["sha256"].tolist(), "stretch", 1, Nobody()
+        )
+        fit = read_json(job.run.part_path(contender.name) / "fit.json")
+        fitted.append((predict(features), fit["chosen"]))
+    assert np.array_equal(fitted[0][0], fitted[1][0])
+    assert fitted[0][1] == fitted[1][1]
+
+
+def _table(folder: Path, image_ids: list[str], root: Path) -> Path:
+    from cvpipe.data.audit import hash_file
+
+    path = folder / "train.csv"
+    lines = ["image_id,label,group,sha256"]
+    lines += [f"{i},{i.split('/')[0]},{i},{hash_file(root / i)}" for i in image_ids]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path

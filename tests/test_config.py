@@ -1,0 +1,596 @@
+import copy
+import json
+import os
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from cvpipe.config import (
+    PRESETS,
+    config_hash,
+    load_config,
+    name_of,
+    preset_config,
+    usable_cores,
+    validate_config,
+)
+from cvpipe.errors import InputError
+
+PIPELINE = """
+# A whole pipeline file, every key given.
+name = "größe 1"
+seed = 7
+threads = 3
+
+[data]
+root = "../photos"
+labels = "table.csv"
+drop_unreadable = true
+
+[split]
+val_fraction = 0.25
+test_fraction = 0.125
+
+[images]
+fit = "pad"
+
+[[contender]]
+name = "hog_svm"
+features = ["hog", "colour"]
+classifier = "linear_svm"
+search = "coarse"
+
+[[contender]]
+name = "probe"
+backbone = "efficientnet_lite0"
+recipe = "linear_probe"
+
+[evaluate]
+select_by = "macro_f1"
+resamples = 200
+
+[export]
+formats = ["keras"]
+"""
+# Another valid value for every field of a config; `data.root` is the one that does not count.
+OTHER_VALUES = {
+    "name": "other",
+    "seed": 8,
+    "threads": 4,
+    "data.labels": "folders",
+    "data.drop_unreadable": False,
+    "split.val_fraction": 0.26,
+    "split.test_fraction": 0.126,
+    "images.fit": "crop",
+    "contender.0.name": "hog_svm2",
+    "contender.0.features": ["colour", "hog"],
+    "contender.0.classifier": "softmax",
+    "contender.0.search": "fine",
+    "contender.1.name": "probe2",
+    "contender.1.backbone": "another",
+    "contender.1.search": "coarse",
+    "evaluate.select_by": "accuracy",
+    "evaluate.resamples": 201,
+}
+# These have a single value today.
+ONE_VALUE = {"contender.1.recipe", "export.formats"}
+
+
+def raw_pipeline():
+    return tomllib.loads(PIPELINE)
+
+
+def minimal(**changes):
+    contender = {"name": "majority", "classifier": "majority"}
+    return {"name": "a", "data": {"root": "x"}, "contender": [contender], **changes}
+
+
+def changed(raw, key, value):
+    """Return a deep copy with the value at `section.0.key` replaced."""
+    raw = copy.deepcopy(raw)
+    *parents, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    target = raw
+    for part in parents:
+        target = target[part]
+    target[last] = value
+    return raw
+
+
+def keys_of(value, prefix=""):
+    """List the dotted keys of all leaves; a tuple of texts is a leaf."""
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        pairs = list(enumerate(value))
+    else:
+        return [prefix]
+    return [k for key, v in pairs for k in keys_of(v, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def message_of(raw, settings=()):
+    with pytest.raises(InputError) as caught:
+        validate_config(raw, settings)
+    return str(caught.value)
+
+
+def reversed_keys(value):
+    if isinstance(value, dict):
+        return {key: reversed_keys(value[key]) for key in reversed(value)}
+    return [reversed_keys(v) for v in value] if isinstance(value, list) else value
+
+
+def test_toml_and_resolved_json_are_equal(tmp_path):
+    (tmp_path / "a.toml").write_text(PIPELINE, encoding="utf-8")
+    config = load_config(tmp_path / "a.toml")
+    for name in ("b.json", "c.JSON"):
+        (tmp_path / name).write_text(json.dumps(config.model_dump(mode="json")))
+        again = load_config(tmp_path / name)
+        assert again == config
+        assert hash(again) == hash(config)
+        assert config_hash(again) == config_hash(config)
+    assert config.contender[0].features == ("hog", "colour")
+    assert config.contender[1].search == "fine"
+    assert (config.name, config.seed, config.threads) == ("größe 1", 7, 3)
+    assert (config.data.root, config.data.labels) == ("../photos", "table.csv")
+    assert config.evaluate.select_by == "macro_f1"
+
+
+def test_defaults():
+    config = validate_config(minimal())
+    assert config.model_dump(mode="json") == {
+        "name": "a",
+        "data": {"root": "x", "labels": "folders", "drop_unreadable": False},
+        "split": {"val_fraction": 0.2, "test_fraction": 0.2},
+        "images": {"fit": "stretch"},
+        "contender": [
+            {"name": "majority", "features": [], "classifier": "majority", "search": "fine"}
+        ],
+        "evaluate": {"select_by": "log_loss", "resamples": 1000},
+        "export": {"formats": ["keras"]},
+        "seed": 0,
+        "threads": usable_cores(),
+    }
+
+
+def test_usable_cores(monkeypatch):
+    assert usable_cores() >= 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert usable_cores() == 6
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert usable_cores() == 1
+
+
+def test_other_values_cover_every_field():
+    resolved = validate_config(raw_pipeline()).model_dump(mode="json")
+    assert {*OTHER_VALUES, *ONE_VALUE, "data.root"} == set(keys_of(resolved))
+
+
+@pytest.mark.parametrize("key", OTHER_VALUES)
+def test_hash_depends_on(key):
+    raw = raw_pipeline()
+    other = validate_config(changed(raw, key, OTHER_VALUES[key]))
+    assert config_hash(other) != config_hash(validate_config(raw))
+
+
+def test_hash_depends_on_the_contenders_order_and_number():
+    raw = raw_pipeline()
+    hashes = {
+        config_hash(validate_config({**raw, "contender": contenders}))
+        for contenders in (raw["contender"], raw["contender"][::-1], raw["contender"][:1])
+    }
+    assert len(hashes) == 3
+
+
+def test_hash_does_not_depend_on_root_or_key_order():
+    raw = raw_pipeline()
+    expected = config_hash(validate_config(raw))
+    assert len(expected) == 64
+    assert config_hash(validate_config(changed(raw, "data.root", "/elsewhere"))) == expected
+    turned = reversed_keys(raw)
+    assert list(turned) != list(raw)
+    assert config_hash(validate_config(turned)) == expected
+
+
+def test_frozen():
+    config = validate_config(minimal())
+    for section, key in ((config, "seed"), (config.data, "root"), (config.contender[0], "name")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, key, 1)
+
+
+def test_given_values_are_not_changed():
+    raw = minimal()
+    before = copy.deepcopy(raw)
+    validate_config(raw, ["data.root=y", "split.val_fraction=0.3"])
+    assert raw == before
+
+
+CLASSIC_KEYS = "choose one of ['classifier', 'features', 'name', 'search']."
+NETWORK_KEYS = "choose one of ['backbone', 'name', 'recipe', 'search']."
+TOP_KEYS = (
+    "choose one of ['contender', 'data', 'evaluate', 'export', 'images', 'name', 'seed', "
+    "'split', 'threads']."
+)
+PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        # unknown keys, at each level, with the nearest name
+        (minimal(sed=1), "unknown key 'sed'; did you mean 'seed'?"),
+        (minimal(splits={}), "unknown key 'splits'; did you mean 'split'?"),
+        (minimal(zzz=1), f"unknown key 'zzz'; {TOP_KEYS}"),
+        (minimal(network=1), f"unknown key 'network'; {TOP_KEYS}"),
+        (minimal(data={"root": "x", "label": "y"}), "unknown key 'data.label'; did you mean"),
+        (minimal(split={"valfraction": 0.1}), "unknown key 'split.valfraction'; did you mean"),
+        (minimal(images={"fitt": "pad"}), "unknown key 'images.fitt'; did you mean 'fit'?"),
+        (minimal(evaluate={"resample": 200}), "'evaluate.resample'; did you mean 'resamples'?"),
+        (minimal(export={"format": []}), "unknown key 'export.format'; did you mean 'formats'?"),
+        (
+            minimal(contender=[PROBE, {"name": "a", "classifier": "m", "clasifier": "m"}]),
+            "unknown key 'contender.2.clasifier'; did you mean 'classifier'?",
+        ),
+        (
+            minimal(contender=[{"name": "a", "classifier": "m", "zzz": 1}]),
+            f"unknown key 'contender.1.zzz'; {CLASSIC_KEYS}",
+        ),
+        (
+            minimal(contender=[{"name": "a", "classifier": "m", "network": 1}]),
+            f"unknown key 'contender.1.network'; {CLASSIC_KEYS}",
+        ),
+        (minimal(contender=[{**PROBE, "zzz": 1}]), f"'contender.1.zzz'; {NETWORK_KEYS}"),
+        (minimal(contender=[{**PROBE, "recip": 1}]), "'contender.1.recip'; did you mean 'recipe'?"),
+        # missing keys
+        ({"name": "a", "contender": minimal()["contender"]}, "'data' is missing"),
+        ({"name": "a", "data": {"root": "x"}}, "'contender' is missing"),
+        ({"data": {"root": "x"}, "contender": minimal()["contender"]}, "'name' is missing"),
+        (minimal(data={}), "'data.root' is missing"),
+        (minimal(contender=[{"name": "a"}]), "'contender.1.classifier' is missing"),
+        (minimal(contender=[{"classifier": "a"}]), "'contender.1.name' is missing"),
+        (minimal(contender=[{"name": "a", "backbone": "b"}]), "'contender.1.recipe' is missing"),
+        (minimal(contender=[PROBE, {"name": "a", "recipe": "b"}]), "'contender.2.backbone' is mis"),
+        # wrong types: nothing is converted
+        (minimal(seed="7"), "seed: input should be a valid integer, but is '7'"),
+        (minimal(seed=True), "seed: input should be a valid integer, but is True"),
+        (minimal(seed=1.0), "seed: input should be a valid integer, but is 1.0"),
+        (minimal(name=7), "name: input should be a valid string, but is 7"),
+        (minimal(data=3), "data: input should be an object, but is 3"),
+        (minimal(data={"root": 3}), "data.root: input should be a valid string, but is 3"),
+        (
+            minimal(data={"root": "x", "drop_unreadable": 1}),
+            "data.drop_unreadable: input should be a valid boolean, but is 1",
+        ),
+        (minimal(split={"val_fraction": "0.2"}), "split.val_fraction: input should be a valid num"),
+        (minimal(evaluate={"resamples": 200.0}), "evaluate.resamples: input should be a valid int"),
+        (minimal(contender={"name": "a"}), "contender: input should be a valid array, but is {"),
+        (minimal(contender=["a"]), "contender.1: input should be an object, but is 'a'"),
+        (
+            minimal(contender=[{"name": "a", "classifier": "m", "features": "hog"}]),
+            "contender.1.features: input should be a valid array, but is 'hog'",
+        ),
+        (
+            minimal(contender=[{"name": "a", "classifier": "m", "features": ["hog", 3]}]),
+            "contender.1.features.2: input should be a valid string, but is 3",
+        ),
+        # out of range
+        (minimal(seed=-1), "seed: input should be greater than or equal to 0, but is -1"),
+        (minimal(seed=2**32), "seed: input should be less than 4294967296, but is 4294967296"),
+        (minimal(seed=10**30), "seed: input should be less than 4294967296, but is 1000"),
+        (minimal(threads=0), "threads: input should be greater than or equal to 1, but is 0"),
+        (minimal(threads=1025), "threads: input should be less than or equal to 1024"),
+        (minimal(split={"val_fraction": 0.0}), "split.val_fraction: input should be greater than"),
+        (minimal(split={"test_fraction": 1.0}), "split.test_fraction: input should be less than 1"),
+        (minimal(split={"val_fraction": float("nan")}), "split.val_fraction: input should be"),
+        (
+            minimal(split={"val_fraction": 0.5, "test_fraction": 0.41}),
+            "split: val_fraction + test_fraction must leave at least 0.1 for train, but they are "
+            "0.5 + 0.41",
+        ),
+        (minimal(evaluate={"resamples": 99}), "evaluate.resamples: input should be greater than"),
+        (minimal(evaluate={"resamples": 100_001}), "resamples: input should be less than or equ"),
+        # one of several words
+        (
+            minimal(images={"fit": "zoom"}),
+            "images.fit: input should be 'stretch', 'pad' or 'crop', but is 'zoom'",
+        ),
+        (minimal(evaluate={"select_by": "auc"}), "evaluate.select_by: input should be 'log_loss',"),
+        (minimal(export={"formats": ["onnx"]}), "export.formats.1: input should be 'keras'"),
+        (minimal(export={"formats": []}), "export.formats: tuple should have at least 1 item"),
+        (
+            minimal(contender=[{**PROBE, "recipe": "magic"}]),
+            "contender.1.recipe: input should be 'linear_probe', but is 'magic'",
+        ),
+        (minimal(contender=[{**PROBE, "search": "x"}]), "contender.1.search: input should be 'coa"),
+        (
+            minimal(data={"root": "x", "labels": "table.xlsx"}),
+            "data.labels: must be 'folders' or the name of a .csv or .tsv file in data.root, but "
+            "is 'table.xlsx'",
+        ),
+        # contenders
+        (minimal(contender=[]), "contender: a pipeline needs at least one [[contender]]"),
+        (
+            minimal(contender=[PROBE, {"name": "p", "classifier": "m"}]),
+            "contender: two contenders are called 'p'; give each its own name",
+        ),
+    ],
+)
+def test_messages(raw, message):
+    assert message in message_of(raw)
+
+
+def test_messages_of_our_own_stand_alone():
+    assert message_of(minimal(contender=[])) == (
+        "contender: a pipeline needs at least one [[contender]]"
+    )
+
+
+def test_all_problems_are_told_at_once():
+    assert message_of(minimal(sed=1, threads=0)) == (
+        "threads: input should be greater than or equal to 1, but is 0; "
+        "unknown key 'sed'; did you mean 'seed'?"
+    )
+
+
+def test_limits_are_included():
+    for low, high in ((0.34, 0.56), (0.45, 0.45), (0.8, 0.1)):
+        validate_config(minimal(split={"val_fraction": low, "test_fraction": high}))
+    for key, values in {"seed": (0, 2**32 - 1), "threads": (1, 1024)}.items():
+        for value in values:
+            assert getattr(validate_config(minimal(**{key: value})), key) == value
+    for value in (100, 100_000):
+        validate_config(minimal(evaluate={"resamples": value}))
+
+
+BAD_NAMES = ["..", ".", "", "a/b", "/a", "../a", ".a", "-a", "a.", "a ", " a", "a\n", "a\\b", "a\0"]
+
+
+@pytest.mark.parametrize("name", [*BAD_NAMES, " ", "a:b", "x" * 81])
+def test_run_names_that_could_escape_a_folder(name):
+    assert message_of(minimal(name=name)).startswith("name: string should ")
+
+
+@pytest.mark.parametrize("name", ["a", "_a", "9", "größe 1", "a..b", "v1.2-rc", "a-", "x" * 80])
+def test_run_names_that_are_fine(name):
+    assert validate_config(minimal(name=name)).name == name
+
+
+@pytest.mark.parametrize(
+    "name", [*BAD_NAMES, "A", "9a", "_a", "ä", "aä", "aB", "a-b", "a.b", "a b", "x" * 41]
+)
+def test_contender_names_that_could_escape_a_folder(name):
+    message = message_of(minimal(contender=[{"name": name, "classifier": "m"}]))
+    assert message.startswith("contender.1.name: string should ")
+    assert message_of(minimal(contender=[{**PROBE, "name": name}])) == message
+
+
+def test_contender_names_that_are_fine():
+    for name in ("a", "hog_svm_2", "x" * 40):
+        validate_config(minimal(contender=[{"name": name, "classifier": "m"}]))
+
+
+@pytest.mark.parametrize("labels", ["a.csv", "a b.TSV", "größe.csv"])
+def test_label_tables_that_are_fine(labels):
+    assert validate_config(minimal(data={"root": "x", "labels": labels})).data.labels == labels
+
+
+@pytest.mark.parametrize(
+    "labels", ["../a.csv", "/a.csv", "b/a.csv", "a.csv/", "", "csv", "Folders"]
+)
+def test_label_tables_outside_the_root(labels):
+    assert "data.labels: must be 'folders'" in message_of(
+        minimal(data={"root": "x", "labels": labels})
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(max_size=100))
+def test_every_file_name_makes_a_valid_name(text):
+    name = name_of(text)
+    assert validate_config(minimal(name=name)).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("brain_mri", "brain_mri"),
+        ("my photos (2)", "my_photos__2_"),
+        ("10 m²", "10_m_"),
+        ("...", "images"),
+        ("", "images"),
+        (".hidden.", "hidden"),
+        ("x" * 79 + ".y", "x" * 79),
+        ("प्रयोग", "प_रय_ग"),
+    ],
+)
+def test_name_of(text, name):
+    assert name_of(text) == name
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("labels", ["folders", "table.csv"])
+def test_presets_are_valid(preset, labels):
+    config = validate_config(preset_config("photos", "some/photos", labels, preset))
+    assert (config.name, config.data.root, config.data.labels) == ("photos", "some/photos", labels)
+    assert [c.name for c in config.contender] == ["majority", "hog_svm", "linear_probe"]
+    search = {"quick": "coarse", "standard": "fine"}[preset]
+    assert [c.search for c in config.contender[1:]] == [search, search]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("seed=7", 7),
+        (" seed = 7", 7),
+        ("threads=1", 1),
+        ("name=other", "other"),
+        ('name="7"', "7"),
+        ("name=a=b", None),
+        ("split.val_fraction=0.3", 0.3),
+        ("split.test_fraction=1e-1", 0.1),
+        ("images.fit=pad", "pad"),
+        ('images.fit="pad"', "pad"),
+        ("data.drop_unreadable=true", True),
+        ("data.root=/a/b c", "/a/b c"),
+        ("data.root=a=b", "a=b"),
+        ("data.root=", ""),
+        ("evaluate.resamples=1_000", 1000),
+        ('export.formats=["keras"]', ("keras",)),
+    ],
+)
+def test_settings(setting, value):
+    if value is None:
+        assert "name: string should match" in message_of(minimal(), [setting])
+        return
+    found = validate_config(minimal(), [setting])
+    for part in setting.partition("=")[0].strip().split("."):
+        found = getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_settings_keep_the_rest_of_a_section_and_the_last_one_counts():
+    raw = minimal(split={"val_fraction": 0.1, "test_fraction": 0.3})
+    config = validate_config(raw, ["split.val_fraction=0.2", "split.val_fraction=0.15"])
+    assert (config.split.val_fraction, config.split.test_fraction) == (0.15, 0.3)
+    whole = validate_config(raw, ["split={val_fraction=0.4}"])
+    assert (whole.split.val_fraction, whole.split.test_fraction) == (0.4, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("seed", "cannot understand the setting 'seed'; write section.key=value, for example "),
+        ("", "cannot understand the setting ''"),
+        ("=3", "cannot understand the setting '=3'"),
+        ("split.=3", "cannot understand the setting 'split.=3'"),
+        (".seed=3", "cannot understand the setting '.seed=3'"),
+        ("contender.0.name=x", "cannot understand the setting 'contender.0.name=x'"),
+        ("seed=3\nthreads=1", "cannot understand the setting"),
+        (
+            "contender.name=x",
+            "'contender' is a list; change it in the pipeline file, not by 'contender.name=x'.",
+        ),
+        (
+            "name.x=3",
+            "'name' is a single value; change it in the pipeline file, not by 'name.x=3'.",
+        ),
+        ("sed=3", "unknown key 'sed'; did you mean 'seed'?"),
+        ("splitt.val_fraction=0.3", "unknown key 'splitt'; did you mean 'split'?"),
+        ("split.val=0.3", "unknown key 'split.val'; "),
+        ('seed="7"', "seed: input should be a valid integer, but is '7'"),
+        ("seed=seven", "seed: input should be a valid integer, but is 'seven'"),
+        ("seed.x=3", "seed: input should be a valid integer, but is {'x': 3}"),
+        ("images.fit=zoom", "images.fit: input should be 'stretch', 'pad' or 'crop'"),
+        ("data=3", "data: input should be an object, but is 3"),
+    ],
+)
+def test_setting_errors(setting, message):
+    assert message in message_of(minimal(), [setting])
+
+
+def file_message(path, settings=()):
+    with pytest.raises(InputError) as caught:
+        load_config(path, settings)
+    return str(caught.value)
+
+
+def test_name_comes_from_the_file(tmp_path):
+    raw = minimal()
+    del raw["name"]
+    (tmp_path / "brain (2).json").write_text(json.dumps(raw))
+    assert load_config(tmp_path / "brain (2).json").name == "brain__2_"
+    (tmp_path / "a.json").write_text(json.dumps(minimal(name="given")))
+    assert load_config(tmp_path / "a.json").name == "given"
+    assert load_config(tmp_path / "a.json", ["name=set"]).name == "set"
+
+
+def test_toml_date_is_text(tmp_path):
+    (tmp_path / "a.toml").write_text(PIPELINE.replace("seed = 7", "seed = 1979-05-27"))
+    assert "seed: input should be a valid integer, but is '1979-05-27'" in file_message(
+        tmp_path / "a.toml"
+    )
+
+
+def test_byte_order_mark_is_no_error(tmp_path):
+    (tmp_path / "a.toml").write_text(PIPELINE, encoding="utf-8-sig")
+    assert load_config(tmp_path / "a.toml").name == "größe 1"
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(PIPELINE.replace("seed", "sed"))
+    assert file_message(path) == f"{path}: unknown key 'sed'; did you mean 'seed'?"
+
+
+def test_syntax_errors_name_the_line(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('seed = 1\n[data]\nroot = "x\n')
+    message = file_message(path)
+    assert message.startswith(f"{path} cannot be parsed: ")
+    assert "line 3" in message
+    (tmp_path / "a.json").write_text('{\n"seed": }')
+    message = file_message(tmp_path / "a.json")
+    assert "a.json cannot be parsed: " in message
+    assert "line 2" in message
+    (tmp_path / "a.json").write_text("[1]")
+    assert file_message(tmp_path / "a.json").endswith(
+        "a.json must hold sections, but holds a list."
+    )
+
+
+def test_missing_file(tmp_path):
+    path = tmp_path / "brain_mri.toml"
+    path.write_text(PIPELINE)
+    missing = tmp_path / "brain_mir.toml"
+    assert file_message(missing) == (
+        f"there is no pipeline file {str(missing)!r}; did you mean {str(path)!r}?"
+    )
+    missing = tmp_path / "nowhere" / "a.toml"
+    assert file_message(missing) == (
+        f"there is no pipeline file {str(missing)!r}; there is none to choose from."
+    )
+
+
+def test_unreadable_file(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    assert "cannot read the pipeline file" in file_message(tmp_path / "folder.toml")
+    (tmp_path / "latin.toml").write_bytes('name = "größe"'.encode("latin-1"))
+    assert "cannot read the pipeline file" in file_message(tmp_path / "latin.toml")
+
+
+def test_shipped_pipelines_are_valid(request):
+    paths = sorted((request.config.rootpath / "pipelines").glob("*.toml"))
+    assert paths
+    for path in paths:
+        assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "a.toml"], ["run", "b.toml"]])
+def test_config_errors_are_answered_before_anything_heavy_is_imported(tmp_path, arguments):
+    (tmp_path / "a.toml").write_text("sed = 1")
+    code = (
+        "import sys\n"
+        "from cvpipe.cli import main\n"
+        "try: code = main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = ['numpy', 'pandas', 'scipy', 'sklearn', 'cv2', 'PIL', 'tensorflow', 'keras']\n"
+        "print('imported', [name for name in heavy if name in sys.modules], code)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected_code = 0 if arguments == ["--help"] else 2
+    assert answer.stdout.endswith(f"imported [] {expected_code}\n"), answer.stderr

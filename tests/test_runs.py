@@ -1,0 +1,426 @@
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cvpipe import runs
+from cvpipe.config import config_hash, preset_config, validate_config
+from cvpipe.errors import InputError
+from cvpipe.files import write_json, write_table, write_text
+from cvpipe.frames import make_predictions
+from cvpipe.runs import (
+    LEDGER_NAME,
+    Run,
+    count_test_openings,
+    manifest_fingerprint,
+    open_run,
+    read_ledger,
+    record_test_opening,
+    run_name,
+    stored_root,
+)
+
+
+def config_of(**changes):
+    return validate_config({**preset_config("größe 1", "photos", "folders", "quick"), **changes})
+
+
+def make_run(path, config=None):
+    write_json(path / "config.json", (config or config_of()).model_dump(mode="json"))
+    return Run(path)
+
+
+# Every file of a run by the name that the documentation gives it.
+PATHS = {
+    "config_path": "config.json",
+    "provenance_path": "provenance.json",
+    "findings_path": "audit.csv",
+    "images_path": "images.csv",
+    "manifest_path": "manifest.csv",
+    "classes_path": "classes.json",
+    "choice_path": "choice.json",
+    "metrics_path": "metrics.csv",
+    "comparison_path": "comparison.csv",
+    "timings_path": "timings.json",
+    "speeds_path": "speeds.json",
+    "report_path": "report.html",
+    "export_path": "export",
+}
+
+
+def test_paths():
+    run = Run(Path("runs/a"))
+    properties = {n for n, v in vars(Run).items() if isinstance(v, property)} - {"is_finished"}
+    assert {name: getattr(run, name).as_posix() for name in properties} == {
+        name: f"runs/a/{file_name}" for name, file_name in PATHS.items()
+    }
+    assert run.part_path("svm").as_posix() == "runs/a/contenders/svm/holdout"
+    assert run.part_path("svm", "r0-f1").as_posix() == "runs/a/contenders/svm/r0-f1"
+    table = run.predictions_path("svm", "val").as_posix()
+    assert table == "runs/a/contenders/svm/predictions/holdout-val.csv"
+    assert run.predictions_path("svm", "val", "kfold").name == "kfold-val.csv"
+
+
+IDS, LABELS, HASHES = ["a.jpg", "b.jpg", "c.jpg"], ["x", "y", "x"], ["1", "2", "3"]
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_rows():
+    expected = manifest_fingerprint(IDS, LABELS, HASHES)
+    assert re.fullmatch("[0-9a-f]{64}", expected)
+    assert manifest_fingerprint(IDS[::-1], LABELS[::-1], HASHES[::-1]) == expected
+    # Turning one column alone gives other images.
+    assert manifest_fingerprint(IDS, LABELS, HASHES[::-1]) != expected
+
+
+def test_fingerprint_depends_on_every_field_and_on_where_fields_end():
+    columns = [
+        (IDS, LABELS, HASHES),
+        (["a.jpg", "b.jpg", "d.jpg"], LABELS, HASHES),
+        (IDS, ["x", "y", "y"], HASHES),
+        (IDS, LABELS, ["1", "2", "4"]),
+        (IDS[:2], LABELS[:2], HASHES[:2]),
+        (["a"], ["b,c"], ["d"]),
+        (["a,b"], ["c"], ["d"]),
+        (['a", "b'], ["c"], ["d"]),
+        (["a"], ["b"], ["c"]),
+        (["a"], ["bc"], [""]),
+        (["ab"], [""], ["c"]),
+        (["a\nb"], ["c"], ["d"]),
+        (["a"], ["b\nc"], ["d"]),
+        (["ä"], ["b"], ["c"]),
+        (["\\u00e4"], ["b"], ["c"]),
+        ([], [], []),
+    ]
+    assert len({manifest_fingerprint(*c) for c in columns}) == len(columns)
+
+
+def test_fingerprint_needs_equal_numbers():
+    with pytest.raises(ValueError, match="shorter"):
+        manifest_fingerprint(IDS, LABELS[:2], HASHES)
+
+
+def test_run_name():
+    config = config_of(seed=1)
+    names = [
+        run_name(config, "f" * 64),
+        run_name(config_of(seed=2), "f" * 64),
+        run_name(config, "e" * 64),
+    ]
+    assert all(re.fullmatch("größe 1-[0-9a-f]{6}", name) for name in names)
+    assert len(set(names)) == 3
+    elsewhere = config.model_copy(update={"data": config.data.model_copy(update={"root": "/x"})})
+    assert run_name(elsewhere, "f" * 64) == names[0]
+
+
+def test_tables_and_lists_come_back(tmp_path):
+    run = make_run(tmp_path / "a")
+    assert run.config() == config_of()
+    write_json(run.classes_path, ["NA", "0"])
+    assert run.class_names() == ["NA", "0"]
+    manifest = pd.DataFrame(
+        {"image_id": ["a", "b"], "label": ["NA", "0"], "group": ["1", "01"]}, dtype=str
+    )
+    write_table(run.manifest_path, manifest)
+    pd.testing.assert_frame_equal(run.manifest(), manifest)
+    assert not run.is_finished
+    write_text(run.report_path, "")
+    assert run.is_finished
+
+
+def test_metrics_with_missing_values_come_back(tmp_path):
+    run = Run(tmp_path)
+    table = pd.DataFrame(
+        {
+            "protocol": "holdout",
+            "repeat": [0, 1, 0],
+            "contender": ["a", "b", "c"],
+            "label": ["", "NA", "0"],
+            "value": [0.1 + 0.2, math.nan, 5e-324],
+            "low": [math.nan, math.nan, 1e-17],
+            "high": [1.0, math.inf, 1 / 3],
+            "n": [3, 2, 1],
+        }
+    )
+    write_table(run.metrics_path, table)
+    read = run.metrics()
+    for name in ("value", "low", "high"):
+        assert read[name].dtype == np.float64
+        np.testing.assert_array_equal(read[name], table[name])
+    for name in ("repeat", "n"):
+        assert read[name].dtype == "Int64"
+        assert read[name].tolist() == table[name].tolist()
+    assert read["label"].tolist() == ["", "NA", "0"]
+    assert list(read) == list(table)
+
+
+def test_comparison_with_missing_values_comes_back(tmp_path):
+    run = Run(tmp_path)
+    table = pd.DataFrame(
+        {
+            "contender": ["a", "a"],
+            "reference": ["NA", "NA"],
+            "metric": ["accuracy", "log_loss"],
+            "difference": [-0.475, 0.1 + 0.2],
+            "low": [-0.5, math.nan],
+            "high": [-0.4, math.nan],
+            "p_value": [7.677355054988239e-76, 0.0001],
+            "p_adjusted": [1e-75, 0.0002],
+            "verdict": ["worse", "worse"],
+            "only_contender_right": pd.array([8, None], dtype="Int64"),
+            "only_reference_right": pd.array([293, None], dtype="Int64"),
+            "n": [600, 600],
+        }
+    )
+    write_table(run.comparison_path, table)
+    read = run.comparison()
+    for name in ("difference", "low", "high", "p_value", "p_adjusted"):
+        assert read[name].dtype == np.float64
+        np.testing.assert_array_equal(read[name], table[name])
+    for name in ("only_contender_right", "only_reference_right"):
+        assert read[name].dtype == "Int64"
+        assert read[name].isna().tolist() == [False, True]
+        assert read[name][0] == table[name][0]
+    assert read["n"].tolist() == [600, 600]
+    assert read["reference"].tolist() == ["NA", "NA"]
+
+
+def test_comparison_of_one_contender_is_empty(tmp_path):
+    write_text(tmp_path / "comparison.csv", "contender,difference,only_contender_right,n\n")
+    assert Run(tmp_path).comparison().empty
+
+
+@pytest.mark.parametrize("row", ["half,1", "0.5,half", "0.5,0.5"])
+def test_number_that_is_none_is_not_passed_on(tmp_path, row):
+    write_text(tmp_path / "metrics.csv", f"value,n\n{row}\n")
+    with pytest.raises((ValueError, TypeError), match=r"half|cannot safely cast"):
+        Run(tmp_path).metrics()
+
+
+def test_seconds_add_up_in_one_file(tmp_path):
+    run = Run(tmp_path)
+    assert run.timings() == {}
+    assert run.speeds() == {}
+    run.record_seconds("audit", 1.2345)
+    run.record_seconds("split", 2.0)
+    run.record_seconds("audit", 3.0)
+    assert run.timings() == {"audit": 3.0, "split": 2.0}
+    run.record_seconds("split", 1.2345)
+    assert run.timings()["split"] == 1.23
+    write_json(run.speeds_path, {"a": 3.5})
+    assert run.speeds() == {"a": 3.5}
+
+
+def test_predictions(tmp_path):
+    run = make_run(tmp_path / "a")
+    table = make_predictions(["a.jpg"], ["0"], np.array([[0.25, 0.75]]), ["0", "NA"])
+    write_table(run.predictions_path("svm", "val"), table)
+    pd.testing.assert_frame_equal(run.predictions("val", "svm"), table)
+    # What a kill left behind is not listed.
+    write_text(run.predictions_path("svm", "test").with_suffix(".123abc.partial.csv"), "")
+    with pytest.raises(InputError) as caught:
+        run.predictions("test", "svm")
+    assert str(caught.value) == (
+        f"{run.path} has no predictions svm/holdout-test (it has ['svm/holdout-val']); "
+        f"make them with: cvpipe run {run.config_path}"
+    )
+
+
+def test_open_run(tmp_path):
+    run = make_run(tmp_path / "a")
+    make_run(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    assert open_run(tmp_path / "a") == run
+    with pytest.raises(InputError) as caught:
+        open_run(tmp_path / "c")
+    assert str(caught.value) == (
+        f"{str(tmp_path / 'c')!r} is not a run folder (it has no config.json); the run folders "
+        f"beside it are {[str(tmp_path / 'a'), str(tmp_path / 'b')]}."
+    )
+    with pytest.raises(InputError, match=r"beside it are \[\]"):
+        open_run(tmp_path / "nowhere" / "x")
+
+
+def test_data_root(tmp_path):
+    config = config_of(data={"root": "../../photos"})
+    run = make_run(tmp_path / "runs" / "a", config)
+    with pytest.raises(InputError, match=r"are not at .*; give their folder with --data DIR"):
+        runs.data_root(run, None)
+    with pytest.raises(InputError, match="are not at 'nowhere'"):
+        runs.data_root(run, Path("nowhere"))
+    (tmp_path / "photos").mkdir()
+    assert runs.data_root(run, None).resolve() == tmp_path / "photos"
+    assert runs.data_root(run, tmp_path) == tmp_path
+
+
+def test_source(tmp_path):
+    assert runs.read_source(tmp_path) == {}
+    write_json(tmp_path / "SOURCE.json", {"licence": "MIT"})
+    assert runs.read_source(tmp_path) == {"licence": "MIT"}
+
+
+def test_stored_root_inside_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    run_path = Path("runs/a")
+    for root in (Path("photos"), tmp_path / "photos", Path("elsewhere/../photos")):
+        stored = stored_root(root, run_path)
+        assert stored == "../../photos"
+        assert (run_path / stored).samefile("photos")
+        assert stored_root(root, run_path.resolve()) == stored
+    assert stored_root(Path(), run_path) == "../.."
+
+
+def test_stored_root_outside_the_working_directory(tmp_path, monkeypatch):
+    here, photos = tmp_path / "here", tmp_path / "private" / "photos"
+    here.mkdir()
+    photos.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert stored_root(photos, Path("runs/a")) == "photos"
+    assert stored_root(Path("../private/photos"), Path("runs/a")) == "photos"
+    # A run outside would need the way down to here.
+    (here / "photos").mkdir()
+    assert stored_root(Path("photos"), tmp_path / "runs" / "a") == "photos"
+
+
+def test_stored_root_through_links(tmp_path, monkeypatch):
+    here, other = tmp_path / "here", tmp_path / "private"
+    (here / "photos").mkdir(parents=True)
+    (other / "images").mkdir(parents=True)
+    (other / "runs").mkdir()
+    monkeypatch.chdir(here)
+    Path("linked").symlink_to(other / "images")
+    assert stored_root(Path("linked"), Path("runs/a")) == "../../linked"
+    # From a run folder behind a link, `..` does not lead back here.
+    Path("runs").symlink_to(other / "runs")
+    assert stored_root(Path("photos"), Path("runs/a")) == "photos"
+
+
+@pytest.mark.parametrize(
+    ("argument", "stored"),
+    [
+        ("/home/me/photos", "photos"),
+        ("/home/me/photos/", "photos/"),
+        ("/photos", "photos"),
+        ("/home/me/a=b/photos", "photos"),
+        ("--data=/home/me/photos", "--data=photos"),
+        ("--runs=/home/me/my runs", "--runs=my runs"),
+        ("data.root=/home/me/photos", "data.root=photos"),
+        ('data.root="/home/me/photos"', 'data.root="photos"'),
+        ("data.root='/home/me/photos'", "data.root='photos'"),
+        ("--set=data.root=/home/me/photos", "--set=data.root=photos"),
+        ("pipelines/brain_mri.toml", "pipelines/brain_mri.toml"),
+        ("../photos", "../photos"),
+        ("split.val_fraction=0.3", "split.val_fraction=0.3"),
+        ("--quiet", "--quiet"),
+        ("", ""),
+    ],
+)
+def test_command_without_folders(argument, stored, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/cvpipe", "run", argument])
+    told = runs.provenance(config_of(), "f", {}, [])
+    assert told["command"] == ["cvpipe", "run", stored]
+
+
+def test_provenance(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/cvpipe", "run", "/home/me/photos"])
+    config = config_of(threads=3)
+    told = runs.provenance(config, "fingerprint", {"net": "abc"}, ["CPU:0"])
+    assert told["config_hash"] == config_hash(config)
+    assert (told["data_fingerprint"], told["weights"]) == ("fingerprint", {"net": "abc"})
+    assert told["threads"] == 3
+    assert told["versions"]["numpy"] == np.__version__
+    assert told["versions"]["pandas"] == pd.__version__
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["started"])
+    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert "/" not in json.dumps(told)
+
+
+def test_git_state(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert runs._git_state() == {}
+    git("init", "-q")
+    assert runs._git_state() == {}  # no commit yet
+    Path("a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "a")
+    commit = git("rev-parse", "HEAD")
+    assert runs._git_state() == {"commit": commit, "dirty": False}
+    Path("untracked").write_text("1")
+    assert runs._git_state() == {"commit": commit, "dirty": False}
+    Path("a").write_text("2")
+    assert runs._git_state() == {"commit": commit, "dirty": True}
+    monkeypatch.setattr(runs.shutil, "which", lambda _: None)
+    assert runs._git_state() == {}
+
+
+def test_ledger(tmp_path):
+    assert read_ledger(tmp_path / "runs") == []
+    assert count_test_openings(tmp_path / "runs", "t1") == 0
+    first = make_run(tmp_path / "runs" / "a", config_of(seed=1))
+    again = make_run(tmp_path / "runs" / "a-2", config_of(seed=1))
+    other = make_run(tmp_path / "runs" / "b, ü", config_of(seed=2))
+    for run, fingerprint in [
+        (first, "t1"), (first, "t1"), (other, "t1"), (again, "t1"), (first, "t2"), (first, "t1"),
+    ]:  # fmt: skip
+        record_test_opening(tmp_path / "runs", run, fingerprint)
+    rows = read_ledger(tmp_path / "runs")
+    assert [(row["run"], row["test_fingerprint"]) for row in rows] == [
+        ("a", "t1"), ("b, ü", "t1"), ("a-2", "t1"), ("a", "t2"),
+    ]  # fmt: skip
+    assert rows[0]["config_hash"] == config_hash(config_of(seed=1))
+    assert rows[0]["opened"].endswith("+00:00")
+    # A config counts once, however often it was run.
+    assert count_test_openings(tmp_path / "runs", "t1") == 2
+    assert count_test_openings(tmp_path / "runs", "t2") == 1
+    assert count_test_openings(tmp_path / "runs", "t3") == 0
+    lines = (tmp_path / "runs" / LEDGER_NAME).read_text().splitlines()
+    assert lines[0] == "test_fingerprint,config_hash,run,opened"
+    assert len(lines) == 5
+
+
+def test_ledger_begun_by_two_at_once(tmp_path):
+    header = "test_fingerprint,config_hash,run,opened\n"
+    rows = ["t1,c1,a,now\n", "t1,c2,b,now\n"]
+    (tmp_path / LEDGER_NAME).write_text(header + rows[0] + header + rows[1])
+    assert [row["run"] for row in read_ledger(tmp_path)] == ["a", "b"]
+    assert count_test_openings(tmp_path, "t1") == 2
+
+
+def test_no_opening_is_lost_between_processes(tmp_path):
+    """Processes open new ledgers together, over and over: beginning a file is the hard part."""
+    num_ledgers, num_processes = 40, 3
+    for number in range(num_processes):
+        make_run(tmp_path / "configs" / f"r{number}", config_of(seed=number))
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from cvpipe.runs import Run, record_test_opening\n"
+        "root, number, start = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])\n"
+        f"for ledger in range({num_ledgers}):\n"
+        "    time.sleep(max(0, start + ledger * 0.02 - time.time()))\n"
+        "    run = Run(root / 'configs' / f'r{number}')\n"
+        "    record_test_opening(root / f'runs{ledger}', run, 't')\n"
+    )
+    start = time.time() + 2.5
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(n), str(start)])
+        for n in range(num_processes)
+    ]
+    assert [process.wait() for process in processes] == [0] * num_processes
+    counts = Counter(count_test_openings(tmp_path / f"runs{n}", "t") for n in range(num_ledgers))
+    assert counts == {num_processes: num_ledgers}
