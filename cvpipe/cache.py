@@ -75,6 +75,8 @@ def cached_rows(
     Returns:
         `float32` array of shape `(len(keys), row_size)`.
     """
+    if "" in keys:
+        raise ValueError("an empty key would give different images the same row")
     folder = space_folder(space, root)
     rows = np.empty((len(keys), row_size), dtype=np.float32)
     found = _read_chunks(folder, keys, rows)
@@ -84,8 +86,14 @@ def cached_rows(
             first_positions.setdefault(key, position)
     missing = list(first_positions.values())
     if missing:
-        with _trimmed_meanwhile():
-            write_json(folder / "space.json", {**space, "version": VERSION})
+        try:
+            with _trimmed_meanwhile():
+                write_json(folder / "space.json", {**space, "version": VERSION})
+        except OSError as error:
+            raise InputError(
+                f"cannot write the cache {str(root)!r} ({error.strerror}); name another folder in "
+                "the environment variable CVPIPE_CACHE_DIR."
+            ) from None
     starts = range(0, len(missing), CHUNK_ROWS)
     for start in track(starts, len(starts)):
         positions = missing[start : start + CHUNK_ROWS]

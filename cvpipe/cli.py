@@ -309,6 +309,11 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         return 2
+    except OSError as error:  # a full disk, a folder that cannot be written
+        typer.echo(
+            f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), err=True
+        )
+        return 2
     except GateError as error:
         typer.echo(f"stopped: {error}", err=True)
         return 1

@@ -28,6 +28,7 @@ from cvpipe.errors import InputError
 from cvpipe.files import read_json, write_json
 from cvpipe.opencv import installed_builds
 
+SOURCE_KEYS = {"name", "licence", "citation"}
 LEDGER_NAME = "test_openings.csv"
 LEDGER_COLUMNS = ("test_fingerprint", "config_hash", "run", "opened")
 RECORDED_PACKAGES = (
@@ -208,12 +209,15 @@ class Run:
         return read_json(self.timings_path) if self.timings_path.exists() else {}
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: str | Path) -> Run:
     """Open an existing run folder.
 
     Raises:
         InputError: The folder is not one.
     """
+    path = Path(path)
+    if path.name in ("", ".."):  # `.` and `..` have no name of their own
+        path = path.resolve()
     run = Run(path)
     if not run.config_path.exists():
         nearby = sorted(str(p.parent) for p in path.parent.glob("*/config.json"))
@@ -340,8 +344,10 @@ def data_root(run: Run, data: Path | None) -> Path:
     Raises:
         InputError: There is no such folder.
     """
-    root = data or run.path / run.config().data.root
-    if not root.is_dir():
+    stored = run.config().data.root
+    root = data or run.path / stored
+    # A bare name is all that is kept of a folder elsewhere; it is no folder of the run.
+    if not root.is_dir() or (data is None and "/" not in stored):
         raise InputError(
             f"the images of {str(run.path)!r} are not at {str(root)!r}; give their folder with "
             "--data DIR."
@@ -352,7 +358,9 @@ def data_root(run: Run, data: Path | None) -> Path:
 def read_source(root: Path) -> dict[str, str]:
     """Load what a packaged data set says about its origin; empty for other folders."""
     path = root / "SOURCE.json"
-    return read_json(path) if path.exists() else {}
+    facts = read_json(path) if path.exists() else {}
+    # Somebody's own file may bear the same name.
+    return facts if isinstance(facts, dict) and facts.keys() >= SOURCE_KEYS else {}
 
 
 def stored_root(root: Path, run_path: Path) -> str:

@@ -358,3 +358,8 @@ def test_max_bytes_error(monkeypatch, text):
         "the environment variable CVPIPE_CACHE_BYTES must be a whole number of bytes, but is "
         f"{text!r}; unset it or write for example 5000000000."
     )
+
+
+def test_an_empty_key_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="an empty key"):
+        cache.cached_rows({}, ["a", ""], lambda _: None, 1, tmp_path)

@@ -251,3 +251,70 @@ def test_interrupt_ends_with_130(capsys, monkeypatch, folder):
     code, _, err = call(capsys, "audit", folder)
     assert code == 130
     assert "goes on where this one stopped" in err
+
+
+def test_a_class_folder_without_usable_images_ends_with_1(capsys, folder):
+    (folder / "bird").mkdir()
+    (folder / "bird" / "0.heic").write_bytes(b"x")
+    code, out, _ = call(capsys, "audit", folder)
+    assert code == 1
+    assert "error: empty_class: class 'bird' has no image that can be used" in out
+    assert "warning: other_file: bird/0.heic" in out
+
+
+def test_leaving_unreadable_images_out_cannot_make_a_class_vanish(
+    capsys, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for number in range(6):
+        write_image(folder / "bird" / f"{number}.png", (number, 0, 0))
+        (folder / "dog" / f"{number}.jpg").write_bytes(b"")
+    code, _, err = call(capsys, "run", folder, "--drop-unreadable")
+    assert code == 1
+    assert "empty_class: class 'dog'" in err
+
+
+def test_warnings_are_told_in_passing(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(folder / "cat" / "0.jpg", folder / "cat" / "copy.jpg")
+    pipeline = tmp_path / "pets.toml"
+    pipeline.write_text('[data]\nroot="pets"\n[[contender]]\nname="m"\nclassifier="majority"\n')
+    code, _, err = call(capsys, "run", pipeline)
+    assert code == 0
+    assert "warnings: 1 identical_images" in err
+
+
+def test_folders_of_a_split_are_not_classes(capsys, tmp_path):
+    for part in ("train", "Test"):
+        for label in ("cat", "dog"):
+            write_image(tmp_path / "kaggle" / part / label / "0.jpg", (1, 2, 3))
+    code, _, err = call(capsys, "audit", tmp_path / "kaggle")
+    assert code == 2
+    assert "['Test', 'train']" in err
+    assert "parts of a split, not classes" in err
+
+
+def test_a_table_and_another_folder_contradict_each_other(capsys, folder, tmp_path):
+    (tmp_path / "labels.csv").write_text("path,label\ncat/0.jpg,cat\n")
+    code, _, err = call(capsys, "audit", tmp_path / "labels.csv", "--data", folder)
+    assert code == 2
+    assert "put the table into the folder of the images" in err
+
+
+def test_a_folder_that_cannot_be_written_ends_with_2(capsys, folder, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    code, _, err = call(capsys, "run", folder, "--runs", tmp_path / "file" / "runs")
+    assert code == 2
+    assert "Not a directory" in err
+
+
+def test_report_of_an_unfinished_run_ends_with_2(capsys, folder, tmp_path, monkeypatch):
+    """Writing the page would mark the run as finished, and its export would never be made."""
+    monkeypatch.chdir(tmp_path)
+    empty(folder)
+    call(capsys, "run", folder)
+    run_folder = next((tmp_path / "runs").iterdir())
+    code, _, err = call(capsys, "report", run_folder)
+    assert code == 2
+    assert "is not finished" in err
+    assert not (run_folder / "report.html").exists()

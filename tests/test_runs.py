@@ -262,8 +262,12 @@ def test_data_root(tmp_path):
 
 def test_source(tmp_path):
     assert runs.read_source(tmp_path) == {}
-    write_json(tmp_path / "SOURCE.json", {"licence": "MIT"})
-    assert runs.read_source(tmp_path) == {"licence": "MIT"}
+    facts = {"name": "n", "licence": "MIT", "citation": "c"}
+    write_json(tmp_path / "SOURCE.json", facts)
+    assert runs.read_source(tmp_path) == facts
+    for foreign in ({"licence": "MIT"}, ["a"]):  # somebody's own file of that name
+        write_json(tmp_path / "SOURCE.json", foreign)
+        assert runs.read_source(tmp_path) == {}
 
 
 def test_stored_root_inside_the_working_directory(tmp_path, monkeypatch):

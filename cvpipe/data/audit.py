@@ -83,13 +83,14 @@ def audit_images(
             facts.append({"image_id": image_id, **asdict(result)})
         else:
             unreadable.append((image_id, result.finding, "error", result.reason))
+    all_labels = set(rows["label"])
     if drop_unreadable:
         unreadable = [(i, f, "warning", f"{reason}; left out") for i, f, _, reason in unreadable]
         rows = rows[~rows["image_id"].isin([finding[0] for finding in unreadable])]
     facts_table = pd.DataFrame(facts, columns=FACT_COLUMNS)
     findings += unreadable + wrong_suffixes(facts_table) + identical_images(rows, facts_table)
     rows = group_identical(rows, facts_table)
-    findings += class_findings(rows)
+    findings += empty_classes(all_labels - set(rows["label"])) + class_findings(rows)
     return Audit(rows, facts_table, findings_table(findings))
 
 
@@ -172,6 +173,14 @@ def group_identical(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     # An unreadable image, like any other, is identical to itself alone.
     clusters = [pixels.get(image_id, image_id) for image_id in rows["image_id"]]
     return rows.assign(group=merge_groups(rows["group"].tolist(), clusters))
+
+
+def empty_classes(labels: Iterable[str]) -> list[Finding]:
+    """Say of classes without any usable image that they are not to vanish silently."""
+    return [
+        ("", "empty_class", "error", f"class {label!r} has no image that can be used")
+        for label in sorted(labels)
+    ]
 
 
 def class_findings(rows: pd.DataFrame) -> list[Finding]:

@@ -132,7 +132,7 @@ def inspect_image(data: bytes) -> tuple[np.ndarray, ImageFacts]:
     height, width = pixels.shape[:2]
     facts = ImageFacts(
         sha256=hashlib.sha256(data).hexdigest(),
-        pixels_sha256=hashlib.sha256(f"{height}x{width}".encode() + pixels.tobytes()).hexdigest(),
+        pixels_sha256=hash_pixels(pixels),
         width=width,
         height=height,
         format=FORMAT_ALIASES.get(format_name, format_name),
@@ -140,6 +140,13 @@ def inspect_image(data: bytes) -> tuple[np.ndarray, ImageFacts]:
         file_bytes=len(data),
     )
     return pixels, facts
+
+
+def hash_pixels(pixels: np.ndarray) -> str:
+    """Hash an image's pixels and shape without copying them."""
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
 
 
 def read_image(path: Path) -> np.ndarray:

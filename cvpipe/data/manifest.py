@@ -19,6 +19,7 @@ from cvpipe.config import FOLDERS
 from cvpipe.data.images import SUFFIX_FORMATS
 from cvpipe.errors import InputError
 
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 RESERVED_COLUMNS = ("image_id", "split", "sha256")
 
 
@@ -62,6 +63,12 @@ def scan_folders(root: Path) -> pd.DataFrame:
             f"no image was found in the class folders of {str(root)!r}; expected "
             f"<folder>/<class>/<image> with one of the suffixes {sorted(SUFFIX_FORMATS)}."
         )
+    labels = sorted({path.parts[0] for path in paths})
+    if {label.lower() for label in labels} <= SPLIT_FOLDERS:
+        raise InputError(
+            f"the folders in {str(root)!r} are {labels}: parts of a split, not classes. Put the "
+            "class folders directly below one folder, or list the images in a CSV."
+        )
     rows = [(str(path), path.parts[0]) for path in paths]
     return pd.DataFrame(rows, columns=["image_id", "label"], dtype=str)
 
@@ -91,6 +98,11 @@ def _walk(folder: Path, follow_links: bool) -> Iterator[Path]:
             yield from _walk(entry, follow_links=False)
         else:
             yield entry
+
+
+def class_folders(root: Path) -> list[str]:
+    """List the folders directly below `root`, hidden ones left out."""
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def stray_images(root: Path) -> list[str]:
@@ -137,6 +149,7 @@ def scan_table(root: Path, table_path: Path) -> pd.DataFrame:
         )
     if table.empty:
         raise InputError(f"{str(table_path)!r} has no rows; list at least one image.")
+    table["label"] = table["label"].str.strip()  # "cat" and "cat " are one class
     table["path"] = [_inside(root, text, table_path) for text in table["path"]]
     return table.rename(columns={"path": "image_id"})
 

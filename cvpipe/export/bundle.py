@@ -84,7 +84,7 @@ probabilities = model.predict(np.asarray(image)[None])[0]
 
 With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency and
 16-bit images as in the measurement. `parity.json` has the proof that this file gives the
-measured probabilities; `cvpipe verify . --data FOLDER` repeats it.
+measured probabilities; inside its run, `cvpipe verify` repeats it.
 
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
 {facts["licences"]["data"]}.

@@ -55,6 +55,8 @@ def import_tensorflow() -> ModuleType:
 
     # It warns of repeated tracing when several networks are compiled, each of them once.
     tensorflow.get_logger().setLevel("ERROR")
+    # Ten bits of mantissa are not float32, and parity with other runtimes would be lost.
+    tensorflow.config.experimental.enable_tensor_float_32_execution(False)
     return tensorflow
 
 
@@ -84,10 +86,11 @@ def set_threads(num_threads: int) -> None:
         threading.set_intra_op_parallelism_threads(num_threads)
         threading.set_inter_op_parallelism_threads(num_threads)
     except RuntimeError as error:
-        current = threading.get_intra_op_parallelism_threads() or "its default number of"
+        current = threading.get_intra_op_parallelism_threads() or "all"
         raise InputError(
             f"cannot set {num_threads} threads: TensorFlow already computes with {current} "
-            "threads; set the number before the first computation, or start a new process."
+            f"threads; use that number (threads = {current} in the pipeline), set it before the "
+            "first computation, or start a new process."
         ) from error
 
 

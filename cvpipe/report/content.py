@@ -116,7 +116,7 @@ class ReportContent:
 
     Attributes:
         run_name: Name of the run folder.
-        created: When the run was finished, ISO 8601 in UTC.
+        created: When the run was started, ISO 8601 in UTC.
         chosen: The contender chosen on val before test was opened.
         chosen_because: The rule, as the end of a sentence: `"it has the lowest log loss
             of 4 contenders on 120 validation images"`.

@@ -6,9 +6,15 @@ from pathlib import Path
 import pandas as pd
 
 from cvpipe.config import FOLDERS, DataSection
-from cvpipe.data.audit import Audit, audit_images, findings_table, hash_file
-from cvpipe.data.manifest import check_columns, other_files, scan_images, stray_images
-from cvpipe.errors import GateError
+from cvpipe.data.audit import Audit, audit_images, empty_classes, findings_table, hash_file
+from cvpipe.data.manifest import (
+    check_columns,
+    class_folders,
+    other_files,
+    scan_images,
+    stray_images,
+)
+from cvpipe.errors import GateError, InputError
 from cvpipe.files import write_table
 from cvpipe.stages.job import Job, Watcher
 
@@ -38,13 +44,15 @@ def audit_rows(
     if data.labels != FOLDERS:
         return audit
     unused = [
-        (name, "other_file", "note", "not an image by its name; not used")
+        (name, "other_file", "warning", "its suffix is none that cvpipe reads; not used")
         for name in other_files(root)
     ] + [
         (name, "stray_image", "warning", "it lies outside the class folders; not used")
         for name in stray_images(root)
     ]
-    combined = [*audit.findings.itertuples(index=False, name=None), *unused]
+    # A folder whose every file has another suffix gave no row at all.
+    empty = empty_classes(set(class_folders(root)) - set(rows["label"]))
+    combined = [*audit.findings.itertuples(index=False, name=None), *unused, *empty]
     return Audit(audit.rows, audit.facts, findings_table(combined))
 
 
@@ -61,14 +69,33 @@ def run_audit(job: Job, rows: pd.DataFrame) -> pd.DataFrame:
         audit = audit_rows(rows, job.root, job.config.data, job.config.threads, job.watcher)
         write_table(job.run.images_path, audit.facts)
         write_table(job.run.findings_path, audit.findings)
+    check_unchanged(rows, audit.facts)
+    warnings = audit.findings[audit.findings["severity"] == "warning"]
+    if len(warnings):
+        counts = ", ".join(f"{n} {kind}" for kind, n in warnings["finding"].value_counts().items())
+        job.watcher.say(f"  warnings: {counts} ({job.run.findings_path})")
     if not audit.errors.empty:
         raise GateError(
             f"the audit of {job.root.name!r} found {len(audit.errors)} error(s), so nothing was "
             f"fitted:\n{describe_findings(audit.findings)}\nAll findings are in "
-            f"{job.run.findings_path}. Mend the data, or leave unreadable images out with "
-            "--drop-unreadable."
+            f"{job.run.findings_path}. Mend the data; unreadable images, but not classes that are "
+            "too small, can be left out with --drop-unreadable."
         )
     return check_columns(audit.rows)
+
+
+def check_unchanged(rows: pd.DataFrame, facts: pd.DataFrame) -> None:
+    """Check that the files that were decoded are those that were hashed before.
+
+    The first hash names the run and keys the cache.
+
+    Raises:
+        InputError: A file changed in between.
+    """
+    hashed = dict(zip(rows["image_id"], rows["sha256"], strict=False))
+    for image_id, sha256 in zip(facts["image_id"], facts["sha256"], strict=True):
+        if hashed[image_id] != sha256:
+            raise InputError(f"{image_id!r} changed while it was being read; run again.")
 
 
 def describe_findings(findings: pd.DataFrame) -> str:

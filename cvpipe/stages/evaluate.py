@@ -19,6 +19,7 @@ from cvpipe.stages.split import rows_of_split
 
 # Below this, half of val is too small to choose on, and nothing else is fitted on val yet.
 MIN_VAL_FOR_HALVES = 200
+MIN_GROUPS_OF_HALF = 20
 
 
 def fix_choice(job: Job) -> str:
@@ -33,8 +34,7 @@ def fix_choice(job: Job) -> str:
     if job.run.choice_path.exists():
         return str(read_json(job.run.choice_path)["chosen"])
     val = rows_of_split(job, "val")
-    if len(val) >= MIN_VAL_FOR_HALVES:
-        val = val[first_half(val["group"].tolist())]
+    val = val[rows_for_choosing(val)]
     image_ids = val["image_id"]
     tables = {
         name: table[table["image_id"].isin(image_ids)].reset_index(drop=True)
@@ -57,6 +57,25 @@ def fix_choice(job: Job) -> str:
         },
     )
     return chosen
+
+
+def rows_for_choosing(val: pd.DataFrame) -> np.ndarray:
+    """Mark the rows of val that the choice is made on: half A, or all where halves are too small.
+
+    Returns:
+        `bool` array of shape `(n,)`.
+    """
+    first = first_half(val["group"].tolist())
+    for half in (first, ~first):
+        rows = val[half]
+        whole = rows["label"].nunique() == val["label"].nunique()
+        if (
+            len(val) < MIN_VAL_FOR_HALVES
+            or rows["group"].nunique() < MIN_GROUPS_OF_HALF
+            or not whole
+        ):
+            return np.ones(len(val), dtype=bool)
+    return first
 
 
 def open_test(job: Job) -> None:

@@ -115,11 +115,12 @@ def verify_in_fresh_process(bundle: Path, root: Path) -> None:
     Raises:
         GateError: The process ended without writing it.
     """
-    command = [sys.executable, "-m", "cvpipe", "verify", str(bundle), "--data", str(root)]
+    # -P: no file in the user's working directory may stand in for a library.
+    command = [sys.executable, "-P", "-m", "cvpipe", "verify", str(bundle), "--data", str(root)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if not (bundle / "parity.json").exists():
         raise GateError(
-            f"the exported file could not be checked ({' '.join(command[2:5])} ended with code "
+            f"the exported file could not be checked ({' '.join(command[3:6])} ended with code "
             f"{answer.returncode}):\n{answer.stderr.strip()}"
         )
 

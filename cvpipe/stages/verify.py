@@ -1,11 +1,13 @@
 """Compare an exported file with the model that was measured, on the real val and test images."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cvpipe import frames
+from cvpipe.data.audit import hash_file
 from cvpipe.data.loading import load_batches
 from cvpipe.errors import InputError
 from cvpipe.export.bundle import KERAS_TOLERANCE, compare_probabilities
@@ -46,10 +48,12 @@ def verify_bundle(bundle: Path, data: Path | None = None) -> dict[str, Any]:
     set_threads(config.threads)
     model = load_network(bundle / facts["files"]["keras"])
     size = tuple(facts["input"]["image_size"])
+    hashes = run.manifest().set_index("image_id")["sha256"].to_dict()
     splits = {}
     for split in ("val", "test"):
         measured = run.predictions(split, facts["contender"])
         paths = [root / image_id for image_id in measured["image_id"]]
+        check_images(measured["image_id"].tolist(), paths, hashes)
         batches = load_batches(paths, size, facts["input"]["fit"], IMAGES_AT_A_TIME, config.threads)
         exported = np.concatenate([model.predict(batch, verbose=0) for batch in batches])
         splits[split] = compare_probabilities(
@@ -59,3 +63,19 @@ def verify_bundle(bundle: Path, data: Path | None = None) -> dict[str, Any]:
     parity = {"passed": passed, "formats": {"keras": {"passed": passed, "splits": splits}}}
     write_json(bundle / "parity.json", parity)
     return parity
+
+
+def check_images(
+    image_ids: Sequence[str], paths: Sequence[Path], hashes: Mapping[str, str]
+) -> None:
+    """Check that the images are those that were measured.
+
+    Raises:
+        InputError: A file is missing or another one; a comparison would say nothing.
+    """
+    for image_id, path in zip(image_ids, paths, strict=True):
+        if hash_file(path) != hashes[image_id]:
+            raise InputError(
+                f"{str(path)!r} is not the image that the run was made with; give the folder of "
+                "the same images with --data DIR."
+            )

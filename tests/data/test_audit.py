@@ -293,6 +293,8 @@ def test_nothing_readable(tmp_path):
     assert audit.rows.empty
     assert list(audit.facts) == FACT_COLUMNS
     assert findings_of(audit) == [
+        ("", "empty_class", "error", "class 'a' has no image that can be used"),
+        ("", "empty_class", "error", "class 'b' has no image that can be used"),
         ("", "single_class", "error", "at least two classes are needed; found: none"),
         ("a/1.png", "empty_file", "warning", "the file is empty; left out"),
         ("b/1.png", "empty_file", "warning", "the file is empty; left out"),
@@ -302,8 +304,8 @@ def test_nothing_readable(tmp_path):
 def test_a_class_that_is_left_out_as_a_whole(root):
     write(root, {f"poppy/{number}.png": b"" for number in range(6)})
     audit = audit_of(root, drop_unreadable=True)
-    # The class is gone, but each of its images is told.
-    assert Counter(audit.findings["finding"]) == {"empty_file": 6}
+    # Each of its images is told, and that a class must not vanish this way.
+    assert Counter(audit.findings["finding"]) == {"empty_file": 6, "empty_class": 1}
     assert set(audit.rows["label"]) == {"0", "NA"}
 
 

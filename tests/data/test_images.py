@@ -345,7 +345,7 @@ def test_facts():
     np.testing.assert_array_equal(pixels, decode_image(data))
     assert facts == ImageFacts(
         sha256=hashlib.sha256(data).hexdigest(),
-        pixels_sha256=hashlib.sha256(b"1x3" + rgb).hexdigest(),
+        pixels_sha256=hashlib.sha256(b"(1, 3, 3)" + rgb).hexdigest(),
         width=3,
         height=1,
         format="PNG",

@@ -175,11 +175,12 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
     for other in (other_identity, other_size):
         monkeypatch.setitem(FEATURES, "counting", other)
         assert is_computed_anew()
-    versions = {"pillow": "1", "opencv-python-headless": "1"}
+    versions = {"pillow": "1", "opencv": "4.1"}
     monkeypatch.setattr(stage.metadata, "version", lambda package: versions[package])
+    monkeypatch.setattr(stage, "installed_builds", lambda: {"headless": versions["opencv"]})
     assert is_computed_anew()
     for package in versions:
-        versions[package] = "2"
+        versions[package] = "4.2"
         assert is_computed_anew()
         assert not is_computed_anew()
     changed = (images[0], images[1], ["0" * 64, *images[2][1:]])

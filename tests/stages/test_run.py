@@ -168,6 +168,20 @@ def test_verify_fails_when_the_file_is_another(run, finished, tmp_path):
         shutil.rmtree(copy)
 
 
+def test_verify_refuses_other_images_and_keeps_the_proof(run, finished, photos, tmp_path):
+    other = tmp_path / "photos"
+    shutil.copytree(photos, other)
+    changed = other / run.predictions("val", "majority")["image_id"].iloc[0]
+    Image.new("RGB", (40, 40)).save(changed)
+    proof = run.export_path / "linear_probe" / "parity.json"
+    before = proof.read_bytes()
+    answer = run_cvpipe("verify", proof.parent, "--data", other, cwd=finished.cwd)
+    assert answer.returncode == 2
+    assert "is not the image that the run was made with" in answer.stderr
+    assert changed.name in answer.stderr
+    assert proof.read_bytes() == before
+
+
 def test_a_finished_run_is_not_made_again(run, finished):
     before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*")}
     for target in ("photos", run.config_path):
