@@ -363,3 +363,14 @@ def test_max_bytes_error(monkeypatch, text):
 def test_an_empty_key_is_refused(tmp_path):
     with pytest.raises(ValueError, match="an empty key"):
         cache.cached_rows({}, ["a", ""], lambda _: None, 1, tmp_path)
+
+
+def test_cache_that_cannot_be_written(tmp_path):
+    root = tmp_path / "file"
+    root.write_text("x")
+    with pytest.raises(InputError) as caught:
+        ask(["a"], root)
+    assert str(caught.value) == (
+        f"cannot write the cache {str(root)!r} (Not a directory); name another folder in the "
+        "environment variable CVPIPE_CACHE_DIR."
+    )

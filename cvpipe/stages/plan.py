@@ -62,6 +62,8 @@ def make_plan(
     check_name("preset", preset, PRESETS)
     suffix = target.suffix.lower()
     if suffix in (".toml", ".json"):
+        if preset != PRESETS[-1]:
+            raise InputError("--preset is for a folder or a table; a pipeline file says it itself.")
         config = load_config(target, settings)
         root = data or target.parent / config.data.root
     elif suffix in (".csv", ".tsv"):

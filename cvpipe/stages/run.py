@@ -53,6 +53,7 @@ def run(
         GateError: The audit found errors, or the exported file is not what was measured.
     """
     watcher = watcher or Nobody()
+    max_bytes()  # a bad bound is answered now rather than after the work
     plan = make_plan(Path(target), settings, Path(data) if data else None, preset)
     rows = scan_and_hash(plan.root, plan.config.data.labels, plan.config.threads)
     job = make_job(plan, rows, Path(runs_path), again, watcher)

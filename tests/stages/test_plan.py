@@ -93,6 +93,11 @@ def test_any_folder_name_will_do(folder):
     assert make_plan(Path(folder)).root == Path(folder)
 
 
+def test_preset_of_a_pipeline_file():
+    words = "--preset is for a folder or a table; a pipeline file says it itself."
+    assert message_of("pipelines/a.toml", preset="quick") == words
+
+
 @pytest.mark.parametrize("name", ["table.csv", "TABLE.TSV"])
 def test_table(name):
     plan = make_plan(Path("größe eins") / name)
