@@ -98,6 +98,11 @@ class Run:
         return self.path / "images.csv"
 
     @property
+    def duplicates_path(self) -> Path:
+        """Clusters of near-duplicates against the threshold."""
+        return self.path / "duplicates.csv"
+
+    @property
     def manifest_path(self) -> Path:
         """The rows, groups and splits used."""
         return self.path / "manifest.csv"

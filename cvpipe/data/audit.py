@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from cvpipe.data.duplicates import HASH_WORDS, Clusters, find_clusters, perceptual_hash
 from cvpipe.data.images import SUFFIX_FORMATS, ImageFacts, UnreadableImageError, inspect_image
 from cvpipe.data.loading import ordered_map
 from cvpipe.data.splits import merge_groups
@@ -20,6 +22,8 @@ FINDING_COLUMNS = ["image_id", "finding", "severity", "reason"]
 FACT_COLUMNS = ["image_id", *ImageFacts.__dataclass_fields__]
 # Train, val and test each need an image, and cross-validation inside train three more.
 MIN_GROUPS_PER_CLASS = 5
+# From here on near-duplicates change what a figure means, and the report says so at its top.
+NOTEWORTHY_FRACTION = 0.05
 
 Finding = tuple[str, str, str, str]
 
@@ -30,14 +34,17 @@ class Audit:
 
     Attributes:
         rows: The images that can be used: `image_id`, `label`, `group`, further columns;
-            identical images share a group.
+            identical images and near-duplicates share a group.
         facts: One row per image that could be decoded: `image_id` and `ImageFacts`.
         findings: The findings, errors first.
+        duplicates: Clusters of near-duplicates against the threshold, see
+            `cvpipe.data.duplicates.threshold_table`.
     """
 
     rows: pd.DataFrame
     facts: pd.DataFrame
     findings: pd.DataFrame
+    duplicates: pd.DataFrame
 
     @property
     def errors(self) -> pd.DataFrame:
@@ -77,21 +84,25 @@ def audit_images(
     rows = rows.drop_duplicates("image_id").reset_index(drop=True)
     image_ids = rows["image_id"].tolist()
     results = ordered_map(lambda key: _inspect(root / key), image_ids, threads)
-    facts, unreadable = [], []
+    facts, hashes, unreadable = [], {}, []
     for image_id, result in zip(progress(image_ids, len(image_ids)), results, strict=True):
-        if isinstance(result, ImageFacts):
-            facts.append({"image_id": image_id, **asdict(result)})
-        else:
+        if isinstance(result, UnreadableImageError):
             unreadable.append((image_id, result.finding, "error", result.reason))
+        else:
+            image_facts, hashes[image_id] = result
+            facts.append({"image_id": image_id, **asdict(image_facts)})
     all_labels = set(rows["label"])
     if drop_unreadable:
         unreadable = [(i, f, "warning", f"{reason}; left out") for i, f, _, reason in unreadable]
         rows = rows[~rows["image_id"].isin([finding[0] for finding in unreadable])]
     facts_table = pd.DataFrame(facts, columns=FACT_COLUMNS)
     findings += unreadable + wrong_suffixes(facts_table) + identical_images(rows, facts_table)
+    clusters = near_duplicates(rows, hashes)
+    findings += cluster_findings(clusters, facts_table)
     rows = group_identical(rows, facts_table)
+    rows = group_clusters(rows, dict(zip(hashes, clusters.cluster, strict=True)))
     findings += empty_classes(all_labels - set(rows["label"])) + class_findings(rows)
-    return Audit(rows, facts_table, findings_table(findings))
+    return Audit(rows, facts_table, findings_table(findings), clusters.table)
 
 
 def findings_table(findings: Sequence[Finding]) -> pd.DataFrame:
@@ -104,9 +115,10 @@ def findings_table(findings: Sequence[Finding]) -> pd.DataFrame:
     return table.loc[order].reset_index(drop=True)
 
 
-def _inspect(path: Path) -> ImageFacts | UnreadableImageError:
+def _inspect(path: Path) -> tuple[ImageFacts, np.ndarray] | UnreadableImageError:
     try:
-        return inspect_image(path.read_bytes())[1]
+        pixels, facts = inspect_image(path.read_bytes())
+        return facts, perceptual_hash(pixels)
     except UnreadableImageError as error:
         return error
     except FileNotFoundError:
@@ -170,9 +182,53 @@ def identical_images(rows: pd.DataFrame, facts: pd.DataFrame) -> list[Finding]:
 def group_identical(rows: pd.DataFrame, facts: pd.DataFrame) -> pd.DataFrame:
     """Join the groups of images with the same pixels, so that no split can part them."""
     pixels = dict(zip(facts["image_id"], facts["pixels_sha256"], strict=True))
-    # An unreadable image, like any other, is identical to itself alone.
-    clusters = [pixels.get(image_id, image_id) for image_id in rows["image_id"]]
-    return rows.assign(group=merge_groups(rows["group"].tolist(), clusters))
+    return group_clusters(rows, pixels)
+
+
+def near_duplicates(rows: pd.DataFrame, hashes: dict[str, np.ndarray]) -> Clusters:
+    """Cluster the near-duplicates among the images that could be decoded."""
+    labels = dict(zip(rows["image_id"], rows["label"], strict=True))
+    stacked = np.stack(list(hashes.values())) if hashes else np.empty((0, HASH_WORDS), np.uint64)
+    return find_clusters(list(hashes), [labels[image_id] for image_id in hashes], stacked)
+
+
+def cluster_findings(clusters: Clusters, facts: pd.DataFrame) -> list[Finding]:
+    """Say how many images are near-duplicates of others, and which of them disagree."""
+    findings: list[Finding] = []
+    sizes = pd.Series(clusters.cluster, dtype=str).value_counts()
+    repeated = sizes[sizes > 1]
+    if len(repeated):
+        num_images = int(repeated.sum())
+        share = num_images / len(facts)
+        reason = (
+            f"{num_images:,} of {len(facts):,} images ({share:.0%}) have a near-duplicate; they "
+            f"form {len(repeated):,} cluster(s), the largest of {repeated.max()}, and each cluster "
+            "stays in one split. A plain random split of these images would flatter every figure"
+        )
+        severity = "warning" if share >= NOTEWORTHY_FRACTION else "note"
+        findings.append(("", "near_duplicates", severity, reason))
+    pixels = dict(zip(facts["image_id"], facts["pixels_sha256"], strict=True))
+    for mixed in clusters.mixed:
+        (one, other), (label, other_label) = mixed.image_ids, mixed.labels
+        if pixels[one] != pixels[other]:  # identical ones are an error already
+            reason = (
+                f"a near-duplicate of {one!r}, but labelled {other_label!r} instead of {label!r}; "
+                "both stay in one split"
+            )
+            findings.append((other, "near_duplicate_labels", "warning", reason))
+    for recut in clusters.recut:
+        reason = (
+            f"{recut.num_images} look-alikes chain into one cluster; it was cut into "
+            f"{recut.num_parts}, so near-duplicates may stand in different splits"
+        )
+        findings.append((recut.image_id, "cluster_recut", "warning", reason))
+    return findings
+
+
+def group_clusters(rows: pd.DataFrame, clusters: dict[str, str]) -> pd.DataFrame:
+    """Join the groups of images of one cluster; an image without one is alone."""
+    names = [clusters.get(image_id, image_id) for image_id in rows["image_id"]]
+    return rows.assign(group=merge_groups(rows["group"].tolist(), names))
 
 
 def empty_classes(labels: Iterable[str]) -> list[Finding]:

@@ -1,6 +1,7 @@
 """Scan the images, hash them, decode each once, and store what was found."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -53,7 +54,7 @@ def audit_rows(
     # A folder whose every file has another suffix gave no row at all.
     empty = empty_classes(set(class_folders(root)) - set(rows["label"]))
     combined = [*audit.findings.itertuples(index=False, name=None), *unused, *empty]
-    return Audit(audit.rows, audit.facts, findings_table(combined))
+    return replace(audit, findings=findings_table(combined))
 
 
 def run_audit(job: Job, rows: pd.DataFrame) -> pd.DataFrame:
@@ -68,6 +69,7 @@ def run_audit(job: Job, rows: pd.DataFrame) -> pd.DataFrame:
     with job.timed("audit", f"audit: decoding {len(rows):,} images"):
         audit = audit_rows(rows, job.root, job.config.data, job.config.threads, job.watcher)
         write_table(job.run.images_path, audit.facts)
+        write_table(job.run.duplicates_path, audit.duplicates)
         write_table(job.run.findings_path, audit.findings)
     check_unchanged(rows, audit.facts)
     warnings = audit.findings[audit.findings["severity"] == "warning"]

@@ -223,6 +223,8 @@ def collect_warnings(run: Run, contenders: list[str]) -> list[str]:
         fit = read_json(run.part_path(name) / "fit.json")
         warnings += [f"{name}: {text}." for text in fit["warnings"]]
     findings = frames.read_text_table(run.findings_path)
+    about_all = findings[(findings["image_id"] == "") & (findings["severity"] == "warning")]
+    warnings += [f"{reason}." for reason in about_all["reason"]]
     dropped = findings["reason"].str.endswith("; left out").sum()
     if dropped:
         warnings.append(

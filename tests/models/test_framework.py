@@ -58,8 +58,9 @@ def test_fresh_process(tmp_path):
     assert done.stderr == ""
     assert done.returncode == 0
     assert done.stdout.strip() == (
-        "cannot set 3 threads: TensorFlow already computes with 2 threads; set the number "
-        "before the first computation, or start a new process."
+        "cannot set 3 threads: TensorFlow already computes with 2 threads; use that "
+        "number (threads = 2 in the pipeline), set it before the first computation, or start a "
+        "new process."
     )
 
 

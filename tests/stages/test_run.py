@@ -184,9 +184,9 @@ def test_verify_refuses_other_images_and_keeps_the_proof(run, finished, photos, 
 
 def test_a_finished_run_is_not_made_again(run, finished):
     before = {p: p.stat().st_mtime_ns for p in run.path.rglob("*")}
-    for target in ("photos", run.config_path):
-        arguments = ["--preset", "quick", "--set", "threads=2", "--set", "evaluate.resamples=200"]
-        answer = run_cvpipe("run", target, *arguments, cwd=finished.cwd)
+    settings = ["--set", "threads=2", "--set", "evaluate.resamples=200"]
+    for arguments in (["photos", "--preset", "quick", *settings], [run.config_path]):
+        answer = run_cvpipe("run", *arguments, cwd=finished.cwd)
         assert answer.returncode == 0, answer.stderr
         assert "finished before" in answer.stderr
         assert str(run.report_path.relative_to(finished.cwd)) in answer.stdout
