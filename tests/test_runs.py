@@ -44,6 +44,7 @@ PATHS = {
     "provenance_path": "provenance.json",
     "findings_path": "audit.csv",
     "images_path": "images.csv",
+    "duplicates_path": "duplicates.csv",
     "manifest_path": "manifest.csv",
     "classes_path": "classes.json",
     "choice_path": "choice.json",

@@ -87,5 +87,5 @@ With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, t
 measured probabilities; inside its run, `cvpipe verify` repeats it.
 
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
-{facts["licences"]["data"]}.
+{facts["licences"]["data"].rstrip(".")}.
 """
