@@ -200,6 +200,18 @@ def test_report_can_be_rebuilt_to_the_same_bytes(run, finished):
     assert run.report_path.read_bytes() == before
 
 
+def test_report_of_a_moved_run_works_from_inside_it(run, photos, tmp_path):
+    """Away from its ledger and its images, which are named."""
+    moved = tmp_path / "moved"
+    shutil.copytree(run.path, moved)
+    (moved / "report.html").write_text("old")
+    answer = run_cvpipe("report", ".", "--data", photos, cwd=moved)
+    assert answer.returncode == 0, answer.stderr
+    page = (moved / "report.html").read_text(encoding="utf-8")
+    assert "moved" in page
+    assert "has been opened once" in page
+
+
 def test_predict_prints_a_table(run, finished, tmp_path):
     picture = tmp_path / "new photo.png"
     Image.new("RGB", (50, 70), (200, 30, 30)).save(picture)
