@@ -1,9 +1,10 @@
 """Compare hand-crafted features with ImageNet networks on your own images.
 
->>> import cvpipe                                        # doctest: +SKIP
->>> run = cvpipe.run("photos/")                          # doctest: +SKIP
->>> run.metrics(), run.report_path                       # doctest: +SKIP
->>> cvpipe.load(run.path).predict_proba(["new.jpg"])     # doctest: +SKIP
+In a few lines (the README has them too, where they are executed):
+
+    run = cvpipe.run("photos/")
+    run.metrics(), run.report_path
+    cvpipe.load(run.path).predict_proba(["new.jpg"])
 
 Public names are imported on first use, so `import cvpipe` is cheap.
 """
