@@ -14,7 +14,7 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.classifiers import fit_classifier, linear_head
-from cvpipe.config import ClassicContender, NetworkContender
+from cvpipe.config import Contender, NetworkContender
 from cvpipe.errors import InputError
 from cvpipe.files import atomic_path, read_json, write_json, write_table
 from cvpipe.models.backbones import build_backbone
@@ -29,11 +29,10 @@ TRUSTED_TYPES = [
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
 ]
-AnyContender = ClassicContender | NetworkContender
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 
-def fit_contender(job: Job, contender: AnyContender, train: pd.DataFrame) -> None:
+def fit_contender(job: Job, contender: Contender, train: pd.DataFrame) -> None:
     """Fit a contender on the rows of train and store it.
 
     Args:
@@ -45,10 +44,8 @@ def fit_contender(job: Job, contender: AnyContender, train: pd.DataFrame) -> Non
     targets = frames.targets_of(train["label"], class_names)
     features = features_of(job, contender, train)
     started = time.perf_counter()
-    is_network = isinstance(contender, NetworkContender)
-    name = "softmax" if isinstance(contender, NetworkContender) else contender.classifier
     fitted = fit_classifier(
-        name,
+        "softmax" if isinstance(contender, NetworkContender) else contender.classifier,
         features,
         targets,
         train["group"].tolist(),
@@ -59,16 +56,18 @@ def fit_contender(job: Job, contender: AnyContender, train: pd.DataFrame) -> Non
     seconds = time.perf_counter() - started
     part = job.run.part_path(contender.name)
     if isinstance(contender, NetworkContender):
+        model_name = "model.keras"
         head = linear_head(fitted.estimator, len(class_names))
-        store_network(part / "model.keras", contender, *head, job.config.threads)
+        store_network(part / model_name, contender, *head, job.config.threads)
     else:
-        store_estimator(part / "model.skops", fitted.estimator)
+        model_name = "model.skops"
+        store_estimator(part / model_name, fitted.estimator)
     write_table(part / "search.csv", fitted.search)
     # Last: what has a fit.json is fitted.
     write_json(
         part / "fit.json",
         {
-            "model": "model.keras" if is_network else "model.skops",
+            "model": model_name,
             "chosen": fitted.chosen,
             "num_values": len(fitted.search),
             "num_folds": int(fitted.search["folds"].max()) if len(fitted.search) else 0,
@@ -78,7 +77,7 @@ def fit_contender(job: Job, contender: AnyContender, train: pd.DataFrame) -> Non
     )
 
 
-def features_of(job: Job, contender: AnyContender, rows: pd.DataFrame) -> np.ndarray:
+def features_of(job: Job, contender: Contender, rows: pd.DataFrame) -> np.ndarray:
     """Compute or recall the features of manifest rows that carry their `sha256`."""
     return describe_images(
         contender,
@@ -91,7 +90,7 @@ def features_of(job: Job, contender: AnyContender, rows: pd.DataFrame) -> np.nda
     )
 
 
-def predict_split(job: Job, contender: AnyContender, rows: pd.DataFrame, split: str) -> None:
+def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str) -> None:
     """Store a contender's predictions for the rows of a split."""
     features = features_of(job, contender, rows)
     predict = load_predictor(job.run.part_path(contender.name), job.config.threads)

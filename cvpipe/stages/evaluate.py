@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 
 import numpy as np
 import pandas as pd
@@ -133,11 +132,9 @@ def compare(job: Job, chosen: str) -> None:
 def run_evaluation(job: Job) -> None:
     """Choose, open test, score and compare; what is stored already is kept."""
     chosen = fix_choice(job)
-    started = time.perf_counter()
-    job.watcher.say(f"evaluate: {chosen} was chosen on val; opening the test split")
-    open_test(job)
-    if not job.run.metrics_path.exists():
-        score(job)
-    if not job.run.comparison_path.exists():
-        compare(job, chosen)
-    job.run.record_seconds("evaluate", time.perf_counter() - started)
+    with job.timed("evaluate", f"evaluate: {chosen} was chosen on val; opening the test split"):
+        open_test(job)
+        if not job.run.metrics_path.exists():
+            score(job)
+        if not job.run.comparison_path.exists():
+            compare(job, chosen)

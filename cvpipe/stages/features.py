@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cvpipe.cache import cache_root, cached_rows
-from cvpipe.config import ClassicContender, NetworkContender
+from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.images import DECODE_RULE, Fit
 from cvpipe.data.loading import load_batches
 from cvpipe.features.table import FEATURES
@@ -45,9 +45,7 @@ class Descriptor:
     prepare: Callable[[], Callable[[np.ndarray], np.ndarray]]
 
 
-def descriptors_of(
-    contender: ClassicContender | NetworkContender, threads: int
-) -> list[Descriptor]:
+def descriptors_of(contender: Contender, threads: int) -> list[Descriptor]:
     """List the descriptors whose rows, side by side, are a contender's features."""
     if isinstance(contender, NetworkContender):
         return [backbone_descriptor(contender.backbone, threads)]
@@ -94,7 +92,7 @@ def load_embed(name: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def describe_images(
-    contender: ClassicContender | NetworkContender,
+    contender: Contender,
     root: Path,
     image_ids: Sequence[str],
     sha256s: Sequence[str],
@@ -131,7 +129,12 @@ def describe_images(
         blocks.append(
             cached_rows(space, sha256s, compute, descriptor.row_size, cache_root(), track)
         )
-    return np.hstack(blocks) if blocks else np.zeros((len(image_ids), 1), dtype=np.float32)
+    return join_blocks(blocks, len(image_ids))
+
+
+def join_blocks(blocks: Sequence[np.ndarray], num_images: int) -> np.ndarray:
+    """Put the rows of several descriptors side by side; one column of zeros if there are none."""
+    return np.hstack(blocks) if blocks else np.zeros((num_images, 1), dtype=np.float32)
 
 
 def _computation(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import NetworkContender
+from cvpipe.config import NetworkContender, usable_cores
 from cvpipe.data.images import Fit
 from cvpipe.data.loading import load_batches
 from cvpipe.errors import InputError, check_name
@@ -16,7 +16,7 @@ from cvpipe.files import read_json
 from cvpipe.models.features import BATCH_SIZE, build_embed
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.contenders import load_network, load_predictor
-from cvpipe.stages.features import Descriptor, descriptors_of
+from cvpipe.stages.features import Descriptor, descriptors_of, join_blocks
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ImageClassifier:
             )
             for size, function in self.branches
         ]
-        rows = np.hstack(blocks) if blocks else np.zeros((len(files), 1), dtype=np.float32)
+        rows = join_blocks(blocks, len(files))
         return frames.make_predictions(
             [str(path) for path in paths], [""] * len(files), self.classify(rows), self.class_names
         )
@@ -124,7 +124,7 @@ def _load_bundle(folder: Path) -> ImageClassifier:
         bundle["contender"],
         list(bundle["class_names"]),
         bundle["input"]["fit"],
-        2,
+        usable_cores(),
         [((height, width), build_embed(model))],
         _as_they_are,
     )

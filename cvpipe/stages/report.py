@@ -8,7 +8,7 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.classifiers import CLASSIFIERS
-from cvpipe.config import ClassicContender, NetworkContender
+from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.images import read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES
@@ -148,9 +148,7 @@ def thumbnail(path: Path) -> np.ndarray:
     return resize_image(image, size, "stretch")
 
 
-def summarise_contender(
-    run: Run, contender: ClassicContender | NetworkContender
-) -> ContenderSummary:
+def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
     """Say what a contender is and what it cost."""
     fit = read_json(run.part_path(contender.name) / "fit.json")
     if isinstance(contender, NetworkContender):
