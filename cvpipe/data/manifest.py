@@ -17,18 +17,29 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.config import FOLDERS
 from cvpipe.data.images import SUFFIX_FORMATS
-from cvpipe.errors import InputError
+from cvpipe.errors import InputError, nearest_name
 
 SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-RESERVED_COLUMNS = ("image_id", "split", "sha256")
+LABEL_COLUMN = "label"
+# Where a table's own `label` goes when another column is the label.
+LABEL_GIVEN = "label_given"
+# The columns that cvpipe fills in itself, and with what.
+RESERVED_COLUMNS = {
+    "image_id": "the key of each image (give its file in 'path')",
+    "split": "train, val or test (a split of your own is not supported yet)",
+    "fold": "the part of cross-validation (folds of your own are not supported yet)",
+    "careless": "the split of the careless protocol",
+    "sha256": "the checksum of each file",
+}
 
 
-def scan_images(root: Path, labels: str) -> pd.DataFrame:
+def scan_images(root: Path, labels: str, label_column: str = LABEL_COLUMN) -> pd.DataFrame:
     """List the labelled images of a data root.
 
     Args:
         root: Folder of the images.
         labels: `"folders"`, or the name of a table in `root`.
+        label_column: The column of the table that holds the labels, see `scan_table`.
 
     Returns:
         Table with `image_id`, `label`, `group` and any further columns, sorted by
@@ -36,11 +47,20 @@ def scan_images(root: Path, labels: str) -> pd.DataFrame:
         given: an `image_id` may appear twice and its file may be missing.
 
     Raises:
-        InputError: The folder or the table is missing, has no image or lacks a column.
+        InputError: The folder or the table is missing, has no image or lacks a column, or
+            a column was chosen for class folders.
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {str(root)!r}; give the folder of the images.")
-    rows = scan_folders(root) if labels == FOLDERS else scan_table(root, root / labels)
+    if labels == FOLDERS and label_column != LABEL_COLUMN:
+        raise InputError(
+            f"the label column is {label_column!r}, but class folders have no columns: the folder "
+            f"is the label. Leave it at {LABEL_COLUMN!r}, or give in data.labels the table with "
+            "that column."
+        )
+    rows = (
+        scan_folders(root) if labels == FOLDERS else scan_table(root, root / labels, label_column)
+    )
     if "group" not in rows:
         rows["group"] = rows["image_id"]
     # A row without a group is a group of its own, not one of all such rows.
@@ -115,25 +135,53 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIX_FORMATS
 
 
-def scan_table(root: Path, table_path: Path) -> pd.DataFrame:
-    """List the images of a CSV or TSV table with the columns `path` and `label`.
+def scan_table(root: Path, table_path: Path, label_column: str = LABEL_COLUMN) -> pd.DataFrame:
+    """List the images of a CSV or TSV table with the column `path` and one of labels.
 
     Args:
         root: Folder that the paths start from; either kind of slash may part them.
         table_path: UTF-8 text, with or without a byte order mark; values are parted by
             tabs if it is called `.tsv`, by commas otherwise.
+        label_column: The column of labels, called `label` in the result. If it is another
+            one than `label`, the table's own `label` is kept as `label_given`.
 
     Raises:
-        InputError: The table is missing, cannot be parsed, is empty, lacks a column, or a
-            path leads out of `root`.
+        InputError: The table is missing, cannot be parsed, is empty, lacks a column or has
+            one that cvpipe needs for itself, the column of labels is `path`, or a path leads
+            out of `root`.
     """
-    table = _read_table(table_path)
-    missing = [name for name in ("path", "label") if name not in table]
+    table = _check_header(_read_table(table_path), table_path, label_column)
+    if table.empty:
+        raise InputError(f"{str(table_path)!r} has no rows; list at least one image.")
+    # A key later in the dict wins: with the usual label column nothing is set aside.
+    table = table.rename(
+        columns={"path": "image_id", LABEL_COLUMN: LABEL_GIVEN, label_column: LABEL_COLUMN}
+    )
+    if not table.columns.is_unique:
+        raise InputError(
+            f"{str(table_path)!r} has the columns {LABEL_COLUMN!r} and {LABEL_GIVEN!r}; while "
+            f"{label_column!r} is the label column, cvpipe keeps the former under the name of the "
+            f"latter: rename {LABEL_GIVEN!r}."
+        )
+    table["label"] = table["label"].str.strip()  # "cat" and "cat " are one class
+    table["image_id"] = [_inside(root, text, table_path) for text in table["image_id"]]
+    return table
+
+
+def _check_header(table: pd.DataFrame, table_path: Path, label_column: str) -> pd.DataFrame:
+    """Return a table whose columns are those that are needed, and take no name of ours."""
+    if label_column == "path":
+        raise InputError(
+            "the label column is 'path', which names the files of the images; "
+            f"choose another column of {str(table_path)!r}, it has {list(table)}."
+        )
+    missing = [name for name in ("path", label_column) if name not in table]
     if missing:
         raise InputError(
             f"{str(table_path)!r} lacks the column(s) {missing}; it has {list(table)}. "
-            "A table of images needs the columns 'path' and 'label', parted by commas in a "
-            ".csv file and by tabs in a .tsv file."
+            f"A table of images needs the columns 'path' and {label_column!r}, parted by commas "
+            f"in a .csv file and by tabs in a .tsv file. Instead of {missing[0]!r}, "
+            f"{nearest_name(missing[0], table)}"
         )
     # pandas takes a column without a name for row names, and shifts all others.
     if not isinstance(table.index, pd.RangeIndex):
@@ -144,14 +192,10 @@ def scan_table(root: Path, table_path: Path) -> pd.DataFrame:
     taken = [name for name in RESERVED_COLUMNS if name in table]
     if taken:
         raise InputError(
-            f"{str(table_path)!r} has a column {taken[0]!r}, a name that cvpipe fills in "
-            "itself; rename it (a split of your own is not supported yet)."
+            f"{str(table_path)!r} has a column {taken[0]!r}, where cvpipe itself fills in "
+            f"{RESERVED_COLUMNS[taken[0]]}; rename the column."
         )
-    if table.empty:
-        raise InputError(f"{str(table_path)!r} has no rows; list at least one image.")
-    table["label"] = table["label"].str.strip()  # "cat" and "cat " are one class
-    table["path"] = [_inside(root, text, table_path) for text in table["path"]]
-    return table.rename(columns={"path": "image_id"})
+    return table
 
 
 def _read_table(path: Path) -> pd.DataFrame:

