@@ -212,19 +212,6 @@ def test_another_size_than_fitted():
 # The table.
 
 
-@pytest.mark.parametrize("name", FEATURES)
-def test_every_feature_makes_finite_rows_of_its_image_size(name):
-    feature = FEATURES[name]
-    height, width = feature.image_size
-    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
-    transformer = feature.build()
-    rows = transformer.fit_transform(images)
-    assert rows.shape == (2, transformer.n_features_out_)
-    assert rows.dtype == np.float32
-    assert np.isfinite(rows).all()
-    assert feature.title
-
-
 def test_the_identity_of_hog_says_what_is_built():
     hog, (height, width) = FEATURES["hog"].build(), FEATURES["hog"].image_size
     assert FEATURES["hog"].identity == (
