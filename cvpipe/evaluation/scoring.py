@@ -49,7 +49,9 @@ def score_predictions(
     bootstrap sees no spread where there is some. Then Wilson's interval takes over, with the
     number of *groups* for n and the value as a share of its largest possible one; for a mean
     over classes with the groups of the rarest class. It is wide on purpose: of all variables
-    between two ends that have a given mean, the one that takes only the ends varies most.
+    between two ends that have a given mean, the one that takes only the ends varies most. A
+    constant answer is left alone: whatever the images, its figures depend on their mix alone,
+    and that the bootstrap does see.
 
     Args:
         predictions: A predictions table, all labels known.
@@ -91,6 +93,7 @@ def score_predictions(
     )
 
     rarest_class = _groups_of_rarest_class(targets, groups)
+    is_constant = len(np.unique(groups)) > 1 and bool((probabilities == probabilities[0]).all())
     table = []
     for (name, label), value, interval in zip(
         keys, values[:first_gap].tolist(), intervals, strict=True
@@ -98,7 +101,11 @@ def score_predictions(
         metric = (METRICS | CLASS_METRICS)[name]
         images = _images_behind(name, label, rows)
         evidence = rarest_class if metric.over_classes else groups[images]
-        low, high = _settle_interval(value, interval, evidence, metric.upper, name in PROPORTIONS)
+        is_proportion = name in PROPORTIONS
+        if is_constant and not is_proportion and math.isfinite(interval[0]):
+            low, high = min(interval[0], value), max(interval[1], value)
+        else:
+            low, high = _settle_interval(value, interval, evidence, metric.upper, is_proportion)
         table.append((name, label, value, low, high, int(images.sum())))
     return pd.DataFrame(table, columns=COLUMNS)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from cvpipe.errors import InputError
 from cvpipe.evaluation import intervals
@@ -13,6 +13,7 @@ from cvpipe.evaluation.intervals import (
     block_sizes,
     bootstrap,
     bootstrap_weights,
+    difference_interval,
     percentile_interval,
     wilson_interval,
 )
@@ -104,6 +105,56 @@ def test_absolute_sum_interval_by_hand():
     assert high == pytest.approx(0.6 - 0.3)  # the first quartile of the sums
     # Where even the lower percentile is above the value, the value itself is the upper end.
     assert absolute_sum_interval(np.array([0.1]), np.array([[0.5], [0.6]])) == (0.0, 0.1)
+
+
+def proportion(successes, n):
+    """A proportion and the ends of its interval."""
+    return successes / n, *wilson_interval(successes, n)
+
+
+def test_difference_interval_by_hand():
+    # Margins 3 and 4 make 5; 5 and 12 make 13. Low: down from one, up from the other.
+    assert difference_interval((50, 47, 62), (20, 15, 24)) == pytest.approx((25, 43))
+    # A value without a margin leaves the other's.
+    assert difference_interval((0.9, 0.9, 0.9), (0.8, 0.7, 0.85)) == pytest.approx((0.05, 0.2))
+    assert difference_interval((0.9, 0.8, 0.95), (0.8, 0.8, 0.8)) == pytest.approx((0.0, 0.15))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        # Newcombe 1998, table II, method 10.
+        ((56, 70), (48, 80), (0.0524, 0.3339)),
+        ((9, 10), (3, 10), (0.1705, 0.8090)),
+        ((10, 10), (0, 10), (0.6075, 1.0)),
+    ],
+)
+def test_difference_interval_of_proportions(one, other, expected):
+    interval = difference_interval(proportion(*one), proportion(*other))
+    assert interval == pytest.approx(expected, abs=6e-5)
+
+
+@pytest.mark.parametrize(("one", "other"), [((56, 70), (48, 80)), ((3, 9), (30, 31))])
+def test_difference_interval_agrees_with_statsmodels(one, other):
+    expected = confint_proportions_2indep(*one, *other, method="newcomb", compare="diff")
+    interval = difference_interval(proportion(*one), proportion(*other))
+    assert interval == pytest.approx(expected, abs=1e-12)
+
+
+counts = st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+@given(counts, counts)
+def test_difference_interval_is_turned_by_swapping(one, other):
+    one, other = proportion(*one), proportion(*other)
+    low, high = difference_interval(one, other)
+    assert difference_interval(other, one) == (-high, -low)
+    assert -1 - 1e-12 <= low <= one[0] - other[0] <= high <= 1 + 1e-12
+
+
+def test_difference_interval_of_what_has_none():
+    nothing = (math.nan, math.nan, math.nan)
+    assert all(math.isnan(end) for end in difference_interval((0.9, 0.8, 1.0), nothing))
 
 
 def test_error_messages():

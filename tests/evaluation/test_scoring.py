@@ -96,15 +96,34 @@ def test_a_perfect_classifier_is_not_certain_to_stay_perfect():
     assert ends(clustered, "roc_auc") == pytest.approx(wilson_interval(1, 1))
 
 
+def test_a_constant_answer_has_figures_that_depend_on_the_mix_alone():
+    labels = list("aabb") * 10
+    even = np.full((40, 2), 0.5)
+    names = [f"image {number:02}" for number in range(40)]
+    predictions = make_predictions(names, labels, even, ["a", "b"])
+    table = score_predictions(predictions, own_groups(predictions), 0, 200)
+    # Whatever the mix, an even answer costs log 2 and has half of the classes right.
+    assert ends(table, "log_loss") == pytest.approx((math.log(2), math.log(2)))
+    assert ends(table, "balanced_accuracy") == pytest.approx((0.5, 0.5))
+    # How often it is right does depend on the mix.
+    low, high = ends(table, "accuracy")
+    assert low < 0.4 < 0.6 < high
+    # One group shows nothing of the mix.
+    alone = score_predictions(predictions, dict.fromkeys(names, "one"), 0, 200)
+    assert np.diff(ends(alone, "log_loss")) > 1
+
+
 def test_a_collapsed_value_is_taken_as_a_share_of_its_largest():
-    predictions = make_predictions(list("uvwx"), list("abab"), np.full((4, 2), 0.5), ["a", "b"])
+    # Every image has the same loss, and yet the answers differ.
+    probabilities = np.array([[0.3, 0.7], [0.7, 0.3]] * 2)
+    predictions = make_predictions(list("uvwx"), list("abab"), probabilities, ["a", "b"])
     table = score_predictions(predictions, own_groups(predictions), 0, 50)
     largest = METRICS["log_loss"].upper
-    low, high = wilson_interval(4 * math.log(2) / largest, 4)
+    low, high = wilson_interval(-4 * math.log(0.3) / largest, 4)
     assert ends(table, "log_loss") == pytest.approx((low * largest, high * largest))
-    low, high = wilson_interval(4 * 0.5 / 2, 4)
+    low, high = wilson_interval(4 * 0.98 / 2, 4)
     assert ends(table, "brier") == pytest.approx((2 * low, 2 * high))
-    assert ends(table, "roc_auc") == pytest.approx(wilson_interval(1, 2))
+    assert ends(table, "roc_auc") == pytest.approx(wilson_interval(0, 2))
 
 
 def test_every_interval_holds_its_value():
