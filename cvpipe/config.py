@@ -46,12 +46,14 @@ class DataSection(Section):
         labels: `"folders"`: the name of the folder directly below `root` is the label;
             otherwise the name of a `.csv` or `.tsv` file in `root` with the columns
             `path` and `label`, optionally `group`, and any others.
+        label_column: For a table: the column that holds the label.
         drop_unreadable: Leave images out that cannot be decoded, instead of stopping.
             They stay in the audit's findings.
     """
 
     root: str
     labels: str = FOLDERS
+    label_column: str = "label"
     drop_unreadable: bool = False
 
     @field_validator("labels")
@@ -67,10 +69,24 @@ class DataSection(Section):
 
 
 class SplitSection(Section):
-    """Shares of the images that are kept away from training; the rest is train."""
+    """How images are kept away from training.
 
+    Attributes:
+        protocol: `"holdout"`: train, val and test. `"kfold"`: the same, and then the images
+            are divided once more into folds, and every contender is fitted as many times, each
+            time without one fold, so that every image is scored once.
+        val_fraction: Share of val.
+        test_fraction: Share of test; the rest is train.
+        num_folds: Number of folds of `"kfold"`.
+        careless: Whether the contenders are also fitted and scored on a plain random split,
+            which parts groups and near-duplicates, to show what it would have claimed.
+    """
+
+    protocol: Literal["holdout", "kfold"] = "holdout"
     val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    num_folds: int = Field(default=5, ge=2, le=20)
+    careless: bool = True
 
     @model_validator(mode="after")
     def _leave_some_for_train(self) -> "SplitSection":
@@ -103,7 +119,7 @@ class ClassicContender(Section):
     Attributes:
         name: How tables and folders call it: lower-case letters, digits, underscores.
         features: Names of features, concatenated in this order; empty for a classifier
-            that looks at no image.
+            that looks at no image. The name of a backbone stands for its frozen features.
         classifier: Name of the classifier.
         search: How finely hyperparameters are searched by cross-validation in train.
     """
@@ -152,12 +168,23 @@ class EvaluateSection(Section):
     Attributes:
         select_by: The metric on val that fixes the chosen contender before test is opened.
         resamples: Number of bootstrap resamples behind the intervals.
+        subgroups: Columns of the table of images; accuracy is also told for each of their
+            values, the worst first.
     """
 
     select_by: Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"] = (
         "log_loss"
     )
     resamples: int = Field(default=1000, ge=100, le=100_000)
+    subgroups: tuple[str, ...] = ()
+
+    @field_validator("subgroups")
+    @classmethod
+    def _check_subgroups(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for column in columns:
+            if columns.count(column) > 1:
+                raise ValueError(f"the column {column!r} is named twice; name it once")
+        return columns
 
 
 class ExportSection(Section):
@@ -223,6 +250,20 @@ def name_of(text: str) -> str:
     return "".join(kept).lstrip(".-")[:MAX_NAME_LENGTH].rstrip(".") or "images"
 
 
+# The whole first table, from what looks at no pixel to a network.
+STANDARD_CONTENDERS: tuple[dict[str, Any], ...] = (
+    {"name": "majority", "classifier": "majority"},
+    {"name": "shortcut", "features": ["file_facts"], "classifier": "gradient_boosting"},
+    {"name": "pixels_knn", "features": ["raw_pixels"], "classifier": "nearest_neighbours"},
+    {"name": "colour_softmax", "features": ["colour_histogram"], "classifier": "softmax"},
+    {"name": "hog_svm", "features": ["hog"], "classifier": "linear_svm"},
+    {"name": "hog_rbf", "features": ["hog"], "classifier": "rbf_svm"},
+    {"name": "lite0_rbf", "features": ["efficientnet_lite0"], "classifier": "rbf_svm"},
+    {"name": "linear_probe", "backbone": "efficientnet_lite0", "recipe": "linear_probe"},
+)
+QUICK_CONTENDERS = ("majority", "shortcut", "hog_svm", "linear_probe")
+
+
 def preset_config(name: str, root: str, labels: str, preset: str) -> dict[str, Any]:
     """Write the raw config for a folder that has no pipeline file.
 
@@ -230,28 +271,14 @@ def preset_config(name: str, root: str, labels: str, preset: str) -> dict[str, A
         name: What run folders are called.
         root: Folder of the images.
         labels: As in `DataSection`.
-        preset: One of `PRESETS`: `"quick"` searches hyperparameters coarsely.
+        preset: One of `PRESETS`: `"quick"` has fewer contenders and searches their
+            hyperparameters coarsely.
     """
-    search = "coarse" if preset == "quick" else "fine"
-    return {
-        "name": name,
-        "data": {"root": root, "labels": labels},
-        "contender": [
-            {"name": "majority", "classifier": "majority"},
-            {
-                "name": "hog_svm",
-                "features": ["hog"],
-                "classifier": "linear_svm",
-                "search": search,
-            },
-            {
-                "name": "linear_probe",
-                "backbone": "efficientnet_lite0",
-                "recipe": "linear_probe",
-                "search": search,
-            },
-        ],
-    }
+    contenders = list(STANDARD_CONTENDERS)
+    if preset == "quick":
+        quick = [c for c in contenders if c["name"] in QUICK_CONTENDERS]
+        contenders = [{**contender, "search": "coarse"} for contender in quick]
+    return {"name": name, "data": {"root": root, "labels": labels}, "contender": contenders}
 
 
 def load_config(path: Path, settings: Sequence[str] = ()) -> Config:

@@ -43,22 +43,20 @@ RECORDED_PACKAGES = (
 )
 
 
-def manifest_fingerprint(
-    image_ids: Sequence[str], labels: Sequence[str], sha256s: Sequence[str]
-) -> str:
+def manifest_fingerprint(rows: pd.DataFrame) -> str:
     """Name a set of labelled images by its content.
 
     Args:
-        image_ids: Keys of the images.
-        labels: Their class names.
-        sha256s: Hash of each file's bytes.
+        rows: Scanned rows: `image_id`, `label`, `sha256` of the file, `group` and all further
+            columns, because groups and subgroups decide figures, too.
 
     Returns:
-        64 hexadecimal digits, independent of the order of the rows.
+        64 hexadecimal digits, independent of the order of rows and columns.
     """
+    columns = sorted(rows)
     # JSON separates the fields unambiguously, whatever characters a file name holds.
-    rows = sorted(zip(image_ids, labels, sha256s, strict=True))
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    values = sorted(rows[columns].to_numpy().tolist())
+    return hashlib.sha256(json.dumps([columns, values]).encode()).hexdigest()
 
 
 def run_name(config: Config, fingerprint: str) -> str:
@@ -142,13 +140,24 @@ class Run:
         """Folder of the bundles."""
         return self.path / "export"
 
+    @property
+    def careless_path(self) -> Path:
+        """What a careless split would have claimed."""
+        return self.path / "careless.csv"
+
+    @property
+    def subgroups_path(self) -> Path:
+        """Accuracy for each value of the columns in `evaluate.subgroups`."""
+        return self.path / "subgroups.csv"
+
     def part_path(self, contender: str, part: str = "holdout") -> Path:
-        """Folder of a fitted contender."""
+        """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3."""
         return self.path / "contenders" / contender / part
 
     def predictions_path(self, contender: str, split: str, protocol: str = "holdout") -> Path:
-        """File of a predictions table."""
-        return self.path / "contenders" / contender / "predictions" / f"{protocol}-{split}.csv"
+        """File of a predictions table; of k-fold, the number of the repeat is named too."""
+        name = f"{protocol}-{split}" + ("-r0" if protocol == "kfold" else "")
+        return self.path / "contenders" / contender / "predictions" / f"{name}.csv"
 
     @property
     def is_finished(self) -> bool:
@@ -177,13 +186,33 @@ class Run:
         whole = ("only_contender_right", "only_reference_right", "n")
         return _read_numbers(self.comparison_path, floats, whole)
 
-    def predictions(self, split: str, contender: str) -> pd.DataFrame:
+    def careless(self) -> pd.DataFrame:
+        """Load the table of what a careless split would have claimed."""
+        return _read_numbers(
+            self.careless_path, ("holdout", "careless", "difference", "low", "high"), ()
+        )
+
+    def subgroups(self) -> pd.DataFrame:
+        """Load the table of accuracies in subgroups."""
+        return _read_numbers(self.subgroups_path, ("value", "low", "high"), ("n",))
+
+    def duplicates(self) -> pd.DataFrame:
+        """Load the table of near-duplicate clusters against the threshold."""
+        columns = ("threshold", "clusters", "largest", "mixed")
+        return _read_numbers(self.duplicates_path, (), columns)
+
+    def predictions(self, split: str, contender: str, protocol: str = "holdout") -> pd.DataFrame:
         """Load a predictions table.
+
+        Args:
+            split: `"val"` or `"test"`; of k-fold and of the careless split there is only test.
+            contender: Name of the contender.
+            protocol: `"holdout"`, `"kfold"` or `"careless"`.
 
         Raises:
             InputError: The run has no such table; the message lists what it has.
         """
-        path = self.predictions_path(contender, split)
+        path = self.predictions_path(contender, split, protocol)
         if not path.exists():
             present = sorted(
                 p.parent.parent.name + "/" + p.stem
@@ -191,7 +220,7 @@ class Run:
                 if ".partial" not in p.suffixes
             )
             raise InputError(
-                f"{self.path} has no predictions {contender}/holdout-{split} (it has {present}); "
+                f"{self.path} has no predictions {contender}/{path.stem} (it has {present}); "
                 f"make them with: cvpipe run {self.config_path}"
             )
         return frames.read_predictions(path)
@@ -206,8 +235,10 @@ class Run:
         return read_json(self.speeds_path) if self.speeds_path.exists() else {}
 
     def record_seconds(self, stage: str, seconds: float) -> None:
-        """Add the duration of a stage to the run's timings."""
-        write_json(self.timings_path, {**self.timings(), stage: round(seconds, 2)})
+        """Add to the duration of a stage; the part before an interruption counts, too."""
+        timings = self.timings()
+        timings[stage] = round(timings.get(stage, 0.0) + seconds, 2)
+        write_json(self.timings_path, timings)
 
     def timings(self) -> dict[str, float]:
         """Load the seconds per stage."""

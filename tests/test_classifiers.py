@@ -6,18 +6,31 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from cvpipe.classifiers import (
     CLASSIFIERS,
     SEARCH_COLUMNS,
     SEARCHES,
+    fit_at,
     fit_classifier,
     group_folds,
     linear_head,
 )
 from cvpipe.errors import InputError
+from cvpipe.stages.contenders import load_estimator, store_estimator
 
 SEARCHED = [name for name, classifier in CLASSIFIERS.items() if classifier.parameter]
+LINEAR = ["linear_svm", "softmax"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Predict in one thread: on busy cores, threads that wait for each other take long."""
+    import sklearn.ensemble  # noqa: F401 (only libraries that are loaded can be limited)
+
+    with threadpool_limits(1):
+        yield
 
 
 def blobs(num_classes=3, per_class=30, distance=2.0, seed=0):
@@ -136,7 +149,16 @@ VALUES = {
     ("linear_svm", "fine"): [1e-2, 1e-1, 1, 10, 100],
     ("softmax", "coarse"): [1e-4, 1e-2, 1],
     ("softmax", "fine"): [1e-4, 1e-3, 1e-2, 1e-1, 1],
+    ("rbf_svm", "coarse"): [1, 25, 625],
+    ("rbf_svm", "fine"): [1, 5, 25, 125, 625],
+    ("nearest_neighbours", "coarse"): [1, 5, 17],
+    ("nearest_neighbours", "fine"): [1, 3, 5, 9, 17],
 }
+
+
+def test_every_searched_classifier_has_values():
+    assert {name for name, _ in VALUES} == set(SEARCHED)
+    assert all(CLASSIFIERS[name].values == () for name in CLASSIFIERS if name not in SEARCHED)
 
 
 @pytest.mark.parametrize(("name", "search"), VALUES)
@@ -146,10 +168,13 @@ def test_search_table_and_choice(name, search):
     fitted = fit(name, features, targets, groups, search=search, seed=3)
     folds = group_folds(targets, groups, SEARCHES[search][1], 3)
     expected = slow_search(name, features, targets, folds, VALUES[name, search])
-    pd.testing.assert_frame_equal(fitted.search, expected, check_exact=False, rtol=1e-4)
-    # The first of the largest: on a tie the most regularised.
-    best = max(expected.itertuples(), key=lambda row: (row.mean, -row.value))
-    assert fitted.chosen == {"C": pytest.approx(best.value)}
+    assert expected["mean"].nunique() > 1
+    pd.testing.assert_frame_equal(
+        fitted.search, expected, check_exact=False, check_dtype=False, rtol=1e-4
+    )
+    # The first of the largest: on a tie the smallest value.
+    best = max(expected.itertuples(), key=lambda row: (round(row.mean, 9), -row.value))
+    assert fitted.chosen == {CLASSIFIERS[name].parameter: best.value}
 
 
 def test_the_chosen_value_is_fitted_on_all_rows():
@@ -161,10 +186,11 @@ def test_the_chosen_value_is_fitted_on_all_rows():
     )
 
 
-def test_svm_with_the_chosen_value_is_calibrated_out_of_fold():
+@pytest.mark.parametrize("search", SEARCHES)
+def test_svm_with_the_chosen_value_is_calibrated_out_of_fold(search):
     features, targets = blobs(num_classes=2, distance=0.7)
     groups = [f"pair {row // 2}" for row in range(len(targets))]
-    fitted = fit("linear_svm", features, targets, groups)
+    fitted = fit("linear_svm", features, targets, groups, search)
     value = fitted.chosen["C"]
     build = CLASSIFIERS["linear_svm"].build
     # One machine, fitted on all rows; its sigmoid, fitted on scores of rows not seen.
@@ -172,7 +198,7 @@ def test_svm_with_the_chosen_value_is_calibrated_out_of_fold():
     whole = build(value).fit(features, targets)
     np.testing.assert_allclose(calibrated.estimator.coef_, whole.coef_, rtol=1e-6)
     scores = np.empty(len(targets))
-    for train, rest in group_folds(targets, groups, 3, seed=0):
+    for train, rest in group_folds(targets, groups, SEARCHES[search][1], seed=0):
         scores[rest] = (
             build(value).fit(features[train], targets[train]).decision_function(features[rest])
         )
@@ -215,7 +241,7 @@ def test_the_largest_value_is_told():
     ]
 
 
-@pytest.mark.parametrize("name", SEARCHED)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_threads_and_repetition_do_not_change_a_bit(name):
     features, targets = blobs()
     reference, *others = (fit(name, features, targets, threads=threads) for threads in (1, 2, 1))
@@ -224,6 +250,21 @@ def test_threads_and_repetition_do_not_change_a_bit(name):
         pd.testing.assert_frame_equal(other.search, reference.search, check_exact=True)
         assert other.chosen == reference.chosen
         np.testing.assert_array_equal(other.estimator.predict_proba(features), expected)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_threads_do_not_decide_between_neighbours_at_equal_distance(search):
+    # Few values make many ties, and enough rows for scikit-learn to divide among its threads.
+    rng = np.random.default_rng(0)
+    features = rng.integers(0, 3, (1500, 4)).astype(np.float32)
+    targets = (features.sum(axis=1) + rng.normal(size=1500) > 4).astype(int)
+    with threadpool_limits(2):  # as in a process that has set no limit
+        searches = [
+            fit("nearest_neighbours", features, targets, search=search, threads=threads).search
+            for threads in (1, 2, 2)
+        ]
+    for other in searches[1:]:
+        pd.testing.assert_frame_equal(other, searches[0], check_exact=True)
 
 
 def test_another_seed_gives_other_folds():
@@ -250,7 +291,7 @@ def test_a_fit_that_fails_is_not_passed_over():
         fit("softmax", features, targets)
 
 
-@pytest.mark.parametrize("name", SEARCHED)
+@pytest.mark.parametrize("name", LINEAR)
 def test_smaller_values_mean_smaller_weights(name):
     features, targets = blobs(num_classes=2, distance=0.7)
     estimators = [
@@ -288,18 +329,214 @@ def test_majority_is_the_class_frequencies():
     assert (fitted.chosen, len(fitted.search), fitted.warnings) == ({}, 0, [])
 
 
-@pytest.mark.parametrize("name", SEARCHED)
-def test_probabilities_are_calibrated(name):
+# The truth here is a sigmoid of a linear score, which a linear classifier can find; the Gaussian
+# kernel is flexible enough to follow noise, too. Votes of a few neighbours claim no calibration.
+@pytest.mark.parametrize(
+    ("name", "bound"), [("linear_svm", 0.04), ("softmax", 0.04), ("rbf_svm", 0.08)]
+)
+def test_probabilities_are_calibrated(name, bound):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(3000, 3))
     truth = 1 / (1 + np.exp(-2 * features[:, 0] + features[:, 1]))
     targets = (rng.random(3000) < truth).astype(np.int32)
     fitted = fit(name, features[:800], targets[:800])
     shown = fitted.estimator.predict_proba(features[800:])[:, 1]
-    assert np.abs(shown - truth[800:]).mean() < 0.04
+    assert np.abs(shown - truth[800:]).mean() < bound
     for low in (0.0, 0.2, 0.4, 0.6, 0.8):
         inside = (shown >= low) & (shown < low + 0.2)
         assert abs(targets[800:][inside].mean() - shown[inside].mean()) < 0.1
+
+
+# Nearest neighbours.
+
+# On a line: the class of a point follows from its neighbours, counted by hand.
+LINE = np.array([[0.0], [1.0], [2.0], [10.0], [11.0], [12.0]])
+LINE_TARGETS = np.array([0, 0, 1, 1, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("k", "point", "votes"),
+    [
+        (1, 1.9, [0, 1, 0]),
+        (3, 1.9, [2 / 3, 1 / 3, 0]),  # 0, 1 and 2
+        (3, 11.5, [0, 2 / 3, 1 / 3]),  # 10, 11 and 12
+        (5, 5.9, [2 / 5, 3 / 5, 0]),  # all but 12
+        (5, 6.1, [1 / 5, 3 / 5, 1 / 5]),  # all but 0
+    ],
+)
+def test_neighbours_vote_with_equal_weight(k, point, votes):
+    groups = singles(LINE_TARGETS)
+    estimator = fit_at("nearest_neighbours", {"k": k}, LINE, LINE_TARGETS, groups, "fine", 0, 1)
+    np.testing.assert_allclose(estimator.predict_proba([[point]]), [votes])
+
+
+def test_distance_is_euclidean():
+    # Nearer to class 1 along the axes (3 against 4), to class 0 in a straight line (√8 against 3).
+    features, targets = np.array([[2.0, 2.0], [0.0, 3.0]]), np.array([0, 1])
+    chosen = {"k": 1.0}
+    estimator = fit_at("nearest_neighbours", chosen, features, targets, ["a", "b"], "fine", 0, 1)
+    assert estimator.predict([[0.0, 0.0]]).tolist() == [0]
+
+
+def test_number_of_neighbours_outvotes_wrong_labels():
+    # Two far clouds; every fifth label is wrong, so one neighbour is wrong more often than three.
+    rng = np.random.default_rng(0)
+    cloud = np.repeat([0, 1], 50)
+    features = rng.normal(size=(100, 2)) + 20 * cloud[:, None]
+    targets = np.where(np.arange(100) % 5 == 0, 1 - cloud, cloud)
+    fitted = fit("nearest_neighbours", features, targets, search="fine")
+    scores = fitted.search.set_index("value")["mean"]
+    # Expected: .8 * .8 + .2 * .2 for one neighbour, .8 for a vote that is always right.
+    assert scores[1.0] == pytest.approx(0.68, abs=0.1)
+    assert scores[9.0] == pytest.approx(0.8, abs=0.02)
+    assert fitted.chosen["k"] > 1
+
+
+def test_neighbours_are_bounded_by_the_rows_of_a_training_part():
+    # Three folds over 12 rows: 8 rows to learn from, so 9 and 17 neighbours are not there.
+    targets = np.repeat([0, 1], 6)
+    features = np.random.default_rng(0).normal(size=(12, 2))
+    groups = [f"group {row // 2}" for row in range(12)]
+    fitted = fit("nearest_neighbours", features, targets, groups, search="fine")
+    assert fitted.search["folds"].tolist() == [3, 3, 3]
+    assert fitted.search["value"].tolist() == [1, 3, 5]
+    # The bound itself is allowed: two folds over 10 rows leave 5 rows for 5 neighbours.
+    targets = np.repeat([0, 1], 5)
+    fitted = fit("nearest_neighbours", features[:10], targets, list("aaabbcccdd"))
+    assert fitted.search["folds"].tolist() == [2, 2]
+    assert fitted.search["value"].tolist() == [1, 5]
+
+
+def test_one_neighbour_is_the_natural_end_of_the_range():
+    targets = np.repeat([0, 1], 30)
+    fitted = fit("nearest_neighbours", targets[:, None] * 9.0, targets)  # any k is right
+    assert fitted.search["mean"].tolist() == [1.0, 1.0, 1.0]
+    assert (fitted.chosen, fitted.warnings) == ({"k": 1.0}, [])
+
+
+def test_the_largest_number_of_neighbours_is_told():
+    # Many wrong labels: the more votes, the better.
+    rng = np.random.default_rng(1)
+    cloud = np.repeat([0, 1], 100)
+    features = rng.normal(size=(200, 1)) + 9 * cloud[:, None]
+    targets = np.where(rng.random(200) < 0.35, 1 - cloud, cloud)
+    fitted = fit("nearest_neighbours", features, targets, search="fine")
+    assert fitted.chosen == {"k": 17.0}
+    assert fitted.warnings == [
+        "the best k is the largest that was tried (17); a better one may lie outside the range"
+    ]
+
+
+# The Gaussian kernel.
+
+
+def ring(per_class=60, seed=0):
+    """Draw a disc and the ring around it: no line parts them."""
+    rng = np.random.default_rng(seed)
+    targets = np.repeat([0, 1], per_class)
+    radius = rng.uniform(0, 1, 2 * per_class) + 2 * targets
+    angle = rng.uniform(0, 2 * np.pi, 2 * per_class)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1) + 3, targets
+
+
+def test_kernel_against_a_plain_computation():
+    features, targets = ring()
+    features = features * [1.0, 5.0]  # columns of different variance: theirs together counts
+    new = np.random.default_rng(1).uniform(-1, 30, (20, 2))
+    fitted = fit("rbf_svm", features, targets)
+    [calibrated] = fitted.estimator.calibrated_classifiers_
+    machine = calibrated.estimator
+    gamma = 1 / (2 * np.mean((features - features.mean()) ** 2))
+    expected = np.zeros(20)
+    for row, point in enumerate(new):
+        weights = machine.svm_.dual_coef_[0]
+        for vector, weight in zip(machine.support_vectors_, weights, strict=True):
+            expected[row] += weight * np.exp(-gamma * ((point - vector) ** 2).sum())
+        expected[row] += machine.svm_.intercept_[0]
+    np.testing.assert_allclose(machine.decision_function(new), expected, rtol=1e-6, atol=1e-9)
+    # The support vectors are rows as they were given, and no weight is above the chosen C.
+    np.testing.assert_array_equal(machine.support_vectors_, features[machine.support_])
+    assert np.abs(machine.svm_.dual_coef_).max() <= fitted.chosen["C"] * (1 + 1e-9)
+    # Platt's sigmoid of the score.
+    [sigmoid] = calibrated.calibrators
+    probability = 1 / (1 + np.exp(sigmoid.a_ * expected + sigmoid.b_))
+    np.testing.assert_allclose(fitted.estimator.predict_proba(new)[:, 1], probability, rtol=1e-6)
+
+
+def test_rows_of_one_value_are_no_error():
+    # Their variance is zero, and gamma would be infinite.
+    targets = np.repeat([0, 1], [10, 20])
+    fitted = fit("rbf_svm", np.full((30, 3), 7.0), targets)
+    shown = fitted.estimator.predict_proba(np.full((1, 3), 7.0))
+    np.testing.assert_allclose(shown, [[1 / 3, 2 / 3]], atol=0.05)
+
+
+# What a line cannot part.
+
+
+@pytest.mark.parametrize("name", ["rbf_svm", "nearest_neighbours", "gradient_boosting"])
+def test_a_disc_in_a_ring_is_told_apart(name):
+    (features, targets), (new, truth) = ring(seed=0), ring(seed=1)
+    assert (fit(name, features, targets).estimator.predict(new) == truth).mean() > 0.95
+    for linear in LINEAR:
+        assert (fit(linear, features, targets).estimator.predict(new) == truth).mean() < 0.75
+
+
+def test_boosting_finds_an_interval():
+    # The class is told by whether one of five numbers lies within an interval.
+    rng = np.random.default_rng(0)
+    features = rng.uniform(size=(400, 5))
+    targets = ((features[:, 2] > 0.3) & (features[:, 2] < 0.7)).astype(int)
+    boosting, *linear = (
+        fit(name, features[:200], targets[:200]).estimator.predict(features[200:])
+        for name in ("gradient_boosting", *LINEAR)
+    )
+    assert (boosting == targets[200:]).mean() > 0.95
+    assert max((shown == targets[200:]).mean() for shown in linear) < 0.7
+
+
+def test_boosting_learns_from_every_row_of_few():
+    # Leaves of five rows, and no row set aside: 5 rows of the rarer class are enough.
+    targets = np.repeat([0, 1], [5, 25])
+    fitted = fit("gradient_boosting", targets[:, None] * 1.0, targets)
+    assert (fitted.chosen, len(fitted.search), fitted.warnings) == ({}, 0, [])
+    assert fitted.estimator.predict([[0.0], [1.0]]).tolist() == [0, 1]
+    assert fitted.estimator.n_iter_ == 100  # nothing stops it early
+
+
+# A value that is known already.
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_fit_at_the_chosen_value_is_the_fitted_classifier(name, search):
+    features, targets = blobs(distance=0.7)
+    groups = [f"pair {row // 2}" for row in range(len(targets))]
+    fitted = fit(name, features, targets, groups, search, seed=5)
+    again = fit_at(name, fitted.chosen, features, targets, groups, search, 5, 2)
+    new = np.random.default_rng(1).normal(size=(40, 4))
+    expected = fitted.estimator.predict_proba(new)
+    np.testing.assert_array_equal(again.predict_proba(new), expected)
+    if CLASSIFIERS[name].parameter:  # the value given is the one that counts
+        [parameter] = fitted.chosen
+        values = CLASSIFIERS[name].values
+        other = {parameter: values[0] if fitted.chosen[parameter] != values[0] else values[-1]}
+        changed = fit_at(name, other, features, targets, groups, search, 5, 2)
+        assert not np.allclose(changed.predict_proba(new), expected)
+
+
+# What is stored.
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_stored_classifier_gives_the_same_bits(name, num_classes, tmp_path):
+    features, targets = blobs(num_classes=num_classes, distance=0.7)
+    estimator = fit(name, features.astype(np.float32), targets).estimator
+    store_estimator(tmp_path / "model.skops", estimator)
+    loaded = load_estimator(tmp_path / "model.skops")
+    new = np.random.default_rng(1).normal(size=(40, 4)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.predict_proba(new), estimator.predict_proba(new))
 
 
 # The head of a network.
@@ -328,3 +565,28 @@ def test_features_are_standardised():
     rescaled = features * np.array([1e-3, 1e3, 7, 1]) + 5
     shown = [fit("softmax", x, targets).estimator.predict_proba(x) for x in (features, rescaled)]
     np.testing.assert_allclose(shown[0], shown[1], atol=1e-3)
+
+
+def test_machines_that_hold_pairs_are_fitted_as_memory_allows(monkeypatch):
+    import joblib
+
+    from cvpipe import classifiers
+
+    seen = []
+    build = joblib.parallel_config
+
+    def spy(**options):
+        seen.append(options["n_jobs"])
+        return build(**options)
+
+    monkeypatch.setattr(joblib, "parallel_config", spy)
+    monkeypatch.setattr(classifiers, "MAX_PAIR_BYTES", 2 * 16 * 90**2)
+    features, targets = blobs()  # 90 rows: two fits at a time
+    for name, expected in (("rbf_svm", 2), ("linear_svm", 8)):
+        seen.clear()
+        fit(name, features, targets, threads=8)
+        assert set(seen) == {expected}
+    monkeypatch.setattr(classifiers, "MAX_PAIR_BYTES", 1)
+    seen.clear()
+    fit("rbf_svm", features, targets, threads=8)
+    assert set(seen) == {1}

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from cvpipe.config import (
     PRESETS,
+    QUICK_CONTENDERS,
     config_hash,
     load_config,
     name_of,
@@ -30,9 +31,13 @@ threads = 3
 [data]
 root = "../photos"
 labels = "table.csv"
+label_column = "diagnosis"
 drop_unreadable = true
 
 [split]
+protocol = "kfold"
+num_folds = 4
+careless = false
 val_fraction = 0.25
 test_fraction = 0.125
 
@@ -53,6 +58,7 @@ recipe = "linear_probe"
 [evaluate]
 select_by = "macro_f1"
 resamples = 200
+subgroups = ["camera", "site"]
 
 [export]
 formats = ["keras"]
@@ -63,7 +69,11 @@ OTHER_VALUES = {
     "seed": 8,
     "threads": 4,
     "data.labels": "folders",
+    "data.label_column": "label",
     "data.drop_unreadable": False,
+    "split.protocol": "holdout",
+    "split.num_folds": 3,
+    "split.careless": True,
     "split.val_fraction": 0.26,
     "split.test_fraction": 0.126,
     "images.fit": "crop",
@@ -76,6 +86,7 @@ OTHER_VALUES = {
     "contender.1.search": "coarse",
     "evaluate.select_by": "accuracy",
     "evaluate.resamples": 201,
+    "evaluate.subgroups": ["site", "camera"],
 }
 # These have a single value today.
 ONE_VALUE = {"contender.1.recipe", "export.formats"}
@@ -137,20 +148,35 @@ def test_toml_and_resolved_json_are_equal(tmp_path):
     assert config.contender[1].search == "fine"
     assert (config.name, config.seed, config.threads) == ("größe 1", 7, 3)
     assert (config.data.root, config.data.labels) == ("../photos", "table.csv")
+    assert config.data.label_column == "diagnosis"
+    assert (config.split.protocol, config.split.num_folds) == ("kfold", 4)
+    assert config.split.careless is False
     assert config.evaluate.select_by == "macro_f1"
+    assert config.evaluate.subgroups == ("camera", "site")
 
 
 def test_defaults():
     config = validate_config(minimal())
     assert config.model_dump(mode="json") == {
         "name": "a",
-        "data": {"root": "x", "labels": "folders", "drop_unreadable": False},
-        "split": {"val_fraction": 0.2, "test_fraction": 0.2},
+        "data": {
+            "root": "x",
+            "labels": "folders",
+            "label_column": "label",
+            "drop_unreadable": False,
+        },
+        "split": {
+            "protocol": "holdout",
+            "val_fraction": 0.2,
+            "test_fraction": 0.2,
+            "num_folds": 5,
+            "careless": True,
+        },
         "images": {"fit": "stretch"},
         "contender": [
             {"name": "majority", "features": [], "classifier": "majority", "search": "fine"}
         ],
-        "evaluate": {"select_by": "log_loss", "resamples": 1000},
+        "evaluate": {"select_by": "log_loss", "resamples": 1000, "subgroups": []},
         "export": {"formats": ["keras"]},
         "seed": 0,
         "threads": usable_cores(),
@@ -270,6 +296,23 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
             "data.drop_unreadable: input should be a valid boolean, but is 1",
         ),
         (minimal(split={"val_fraction": "0.2"}), "split.val_fraction: input should be a valid num"),
+        (
+            minimal(split={"num_folds": 5.0}),
+            "split.num_folds: input should be a valid integer, but",
+        ),
+        (minimal(split={"careless": 0}), "split.careless: input should be a valid boolean, but is"),
+        (
+            minimal(data={"root": "x", "label_column": 3}),
+            "data.label_column: input should be a valid string, but is 3",
+        ),
+        (
+            minimal(evaluate={"subgroups": ["a", "b", "a"]}),
+            "evaluate.subgroups: the column 'a' is named twice; name it once",
+        ),
+        (
+            minimal(evaluate={"subgroups": "camera"}),
+            "evaluate.subgroups: input should be a valid array, but is 'camera'",
+        ),
         (minimal(evaluate={"resamples": 200.0}), "evaluate.resamples: input should be a valid int"),
         (minimal(contender={"name": "a"}), "contender: input should be a valid array, but is {"),
         (minimal(contender=["a"]), "contender.1: input should be an object, but is 'a'"),
@@ -295,12 +338,24 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
             "split: val_fraction + test_fraction must leave at least 0.1 for train, but they are "
             "0.5 + 0.41",
         ),
+        (
+            minimal(split={"num_folds": 1}),
+            "split.num_folds: input should be greater than or equal to 2, but is 1",
+        ),
+        (
+            minimal(split={"num_folds": 21}),
+            "split.num_folds: input should be less than or equal to 20, but is 21",
+        ),
         (minimal(evaluate={"resamples": 99}), "evaluate.resamples: input should be greater than"),
         (minimal(evaluate={"resamples": 100_001}), "resamples: input should be less than or equ"),
         # one of several words
         (
             minimal(images={"fit": "zoom"}),
             "images.fit: input should be 'stretch', 'pad' or 'crop', but is 'zoom'",
+        ),
+        (
+            minimal(split={"protocol": "careless"}),
+            "split.protocol: input should be 'holdout' or 'kfold', but is 'careless'",
         ),
         (minimal(evaluate={"select_by": "auc"}), "evaluate.select_by: input should be 'log_loss',"),
         (minimal(export={"formats": ["onnx"]}), "export.formats.1: input should be 'keras'"),
@@ -348,6 +403,8 @@ def test_limits_are_included():
             assert getattr(validate_config(minimal(**{key: value})), key) == value
     for value in (100, 100_000):
         validate_config(minimal(evaluate={"resamples": value}))
+    for value in (2, 20):
+        validate_config(minimal(split={"num_folds": value}))
 
 
 BAD_NAMES = ["..", ".", "", "a/b", "/a", "../a", ".a", "-a", "a.", "a ", " a", "a\n", "a\\b", "a\0"]
@@ -415,14 +472,42 @@ def test_name_of(text, name):
     assert name_of(text) == name
 
 
+# Both end with the network; every yardstick that looks at no pixel is in both.
+PRESET_NAMES = {
+    "quick": ["majority", "shortcut", "hog_svm", "linear_probe"],
+    "standard": [
+        "majority",
+        "shortcut",
+        "pixels_knn",
+        "colour_softmax",
+        "hog_svm",
+        "hog_rbf",
+        "lite0_rbf",
+        "linear_probe",
+    ],
+}
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("labels", ["folders", "table.csv"])
 def test_presets_are_valid(preset, labels):
     config = validate_config(preset_config("photos", "some/photos", labels, preset))
     assert (config.name, config.data.root, config.data.labels) == ("photos", "some/photos", labels)
-    assert [c.name for c in config.contender] == ["majority", "hog_svm", "linear_probe"]
+    assert [c.name for c in config.contender] == PRESET_NAMES[preset]
     search = {"quick": "coarse", "standard": "fine"}[preset]
-    assert [c.search for c in config.contender[1:]] == [search, search]
+    assert {c.search for c in config.contender} == {search}
+
+
+def test_the_quick_contenders_are_those_of_the_standard_preset_searched_coarsely():
+    assert list(QUICK_CONTENDERS) == PRESET_NAMES["quick"]
+    quick, standard = (
+        {
+            contender.name: contender.model_dump(exclude={"search"})
+            for contender in validate_config(preset_config("a", "x", "folders", preset)).contender
+        }
+        for preset in ("quick", "standard")
+    )
+    assert quick == {name: standard[name] for name in quick}
 
 
 @pytest.mark.parametrize(
@@ -439,6 +524,11 @@ def test_presets_are_valid(preset, labels):
         ("images.fit=pad", "pad"),
         ('images.fit="pad"', "pad"),
         ("data.drop_unreadable=true", True),
+        ("data.label_column=diagnosis", "diagnosis"),
+        ("split.protocol=kfold", "kfold"),
+        ("split.num_folds=10", 10),
+        ("split.careless=false", False),
+        ('evaluate.subgroups=["camera"]', ("camera",)),
         ("data.root=/a/b c", "/a/b c"),
         ("data.root=a=b", "a=b"),
         ("data.root=", ""),

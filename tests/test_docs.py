@@ -61,6 +61,20 @@ def test_pipelines_are_valid_and_say_command_runtime_and_result(path):
     assert load_config(path).name == path.stem
 
 
+@pytest.mark.parametrize("name", ["brain_mri", "digits", "solar_cells"])
+def test_the_tables_of_the_readme_agree_with_the_headers_of_the_pipelines(name):
+    """`make results` writes the former, a slow test runs the latter."""
+    header = (ROOT / "pipelines" / f"{name}.toml").read_text(encoding="utf-8").split("\n\n")[0]
+    cell = r"([\d.]+% \([\d.]+% to [\d.]+%\))"
+    claimed = re.findall(rf"^#   (\w+) +{cell} +{cell}", header, re.MULTILINE)
+    assert len(claimed) == 8
+    (block,) = re.findall(rf"\*\*{name}\*\*, .*?\n\n(.*?)\n\n", README, re.DOTALL)
+    rows = [[part.strip(" *") for part in line.split("|")[1:-1]] for line in block.splitlines()]
+    assert rows[0] == ["contender", "test", "5 folds", "careless split"]
+    assert [(row[0], row[1], row[3]) for row in rows[2:]] == claimed
+    assert sum("**" in line for line in block.splitlines()) == 1
+
+
 def test_the_lock_holds_every_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = project["dependencies"] + project["optional-dependencies"]["dev"]

@@ -27,6 +27,13 @@ from cvpipe.runs import (
     run_name,
     stored_root,
 )
+from cvpipe.stages.job import Job, Nobody
+
+MINIMAL = {
+    "name": "a",
+    "data": {"root": "x"},
+    "contender": [{"name": "m", "classifier": "majority"}],
+}
 
 
 def config_of(**changes):
@@ -50,6 +57,8 @@ PATHS = {
     "choice_path": "choice.json",
     "metrics_path": "metrics.csv",
     "comparison_path": "comparison.csv",
+    "careless_path": "careless.csv",
+    "subgroups_path": "subgroups.csv",
     "timings_path": "timings.json",
     "speeds_path": "speeds.json",
     "report_path": "report.html",
@@ -67,45 +76,52 @@ def test_paths():
     assert run.part_path("svm", "r0-f1").as_posix() == "runs/a/contenders/svm/r0-f1"
     table = run.predictions_path("svm", "val").as_posix()
     assert table == "runs/a/contenders/svm/predictions/holdout-val.csv"
-    assert run.predictions_path("svm", "val", "kfold").name == "kfold-val.csv"
+    # The number of the repeat is part of the name, so that more repeats can come.
+    assert run.predictions_path("svm", "test", "kfold").name == "kfold-test-r0.csv"
+    assert run.predictions_path("svm", "test", "careless").name == "careless-test.csv"
+
+
+def rows_of(image_ids, labels, sha256s, **columns):
+    return pd.DataFrame({"image_id": image_ids, "label": labels, "sha256": sha256s, **columns})
 
 
 IDS, LABELS, HASHES = ["a.jpg", "b.jpg", "c.jpg"], ["x", "y", "x"], ["1", "2", "3"]
 
 
-def test_fingerprint_does_not_depend_on_the_order_of_rows():
-    expected = manifest_fingerprint(IDS, LABELS, HASHES)
+def test_fingerprint_does_not_depend_on_the_order_of_rows_and_columns():
+    rows = rows_of(IDS, LABELS, HASHES, group=["1", "1", "2"])
+    expected = manifest_fingerprint(rows)
     assert re.fullmatch("[0-9a-f]{64}", expected)
-    assert manifest_fingerprint(IDS[::-1], LABELS[::-1], HASHES[::-1]) == expected
+    assert manifest_fingerprint(rows[::-1]) == expected
+    assert manifest_fingerprint(rows[["group", "sha256", "image_id", "label"]]) == expected
     # Turning one column alone gives other images.
-    assert manifest_fingerprint(IDS, LABELS, HASHES[::-1]) != expected
+    turned = rows_of(IDS, LABELS, HASHES[::-1], group=["1", "1", "2"])
+    assert manifest_fingerprint(turned) != expected
 
 
 def test_fingerprint_depends_on_every_field_and_on_where_fields_end():
-    columns = [
-        (IDS, LABELS, HASHES),
-        (["a.jpg", "b.jpg", "d.jpg"], LABELS, HASHES),
-        (IDS, ["x", "y", "y"], HASHES),
-        (IDS, LABELS, ["1", "2", "4"]),
-        (IDS[:2], LABELS[:2], HASHES[:2]),
-        (["a"], ["b,c"], ["d"]),
-        (["a,b"], ["c"], ["d"]),
-        (['a", "b'], ["c"], ["d"]),
-        (["a"], ["b"], ["c"]),
-        (["a"], ["bc"], [""]),
-        (["ab"], [""], ["c"]),
-        (["a\nb"], ["c"], ["d"]),
-        (["a"], ["b\nc"], ["d"]),
-        (["ä"], ["b"], ["c"]),
-        (["\\u00e4"], ["b"], ["c"]),
-        ([], [], []),
+    tables = [
+        rows_of(IDS, LABELS, HASHES),
+        rows_of(["a.jpg", "b.jpg", "d.jpg"], LABELS, HASHES),
+        rows_of(IDS, ["x", "y", "y"], HASHES),
+        rows_of(IDS, LABELS, ["1", "2", "4"]),
+        rows_of(IDS[:2], LABELS[:2], HASHES[:2]),
+        rows_of(IDS, LABELS, HASHES, group=["1", "1", "2"]),
+        rows_of(IDS, LABELS, HASHES, group=["1", "2", "2"]),
+        rows_of(IDS, LABELS, HASHES, camera=["1", "2", "2"]),
+        rows_of(["a"], ["b,c"], ["d"]),
+        rows_of(["a,b"], ["c"], ["d"]),
+        rows_of(['a", "b'], ["c"], ["d"]),
+        rows_of(["a"], ["b"], ["c"]),
+        rows_of(["a"], ["bc"], [""]),
+        rows_of(["ab"], [""], ["c"]),
+        rows_of(["a\nb"], ["c"], ["d"]),
+        rows_of(["a"], ["b\nc"], ["d"]),
+        rows_of(["ä"], ["b"], ["c"]),
+        rows_of(["\\u00e4"], ["b"], ["c"]),
+        rows_of([], [], []),
     ]
-    assert len({manifest_fingerprint(*c) for c in columns}) == len(columns)
-
-
-def test_fingerprint_needs_equal_numbers():
-    with pytest.raises(ValueError, match="shorter"):
-        manifest_fingerprint(IDS, LABELS[:2], HASHES)
+    assert len({manifest_fingerprint(rows) for rows in tables}) == len(tables)
 
 
 def test_run_name():
@@ -198,6 +214,43 @@ def test_comparison_of_one_contender_is_empty(tmp_path):
     assert Run(tmp_path).comparison().empty
 
 
+def test_careless_claims_come_back(tmp_path):
+    table = pd.DataFrame(
+        {
+            "contender": ["0", "NA"],
+            "holdout": [0.1 + 0.2, math.nan],
+            "careless": [0.95, 1.0],
+            "difference": [0.65, math.nan],
+            "low": [1e-17, math.nan],
+            "high": [0.7, 1.0],
+        }
+    )
+    write_table(Run(tmp_path).careless_path, table)
+    pd.testing.assert_frame_equal(Run(tmp_path).careless(), table, check_exact=True)
+
+
+def test_subgroups_come_back(tmp_path):
+    table = pd.DataFrame(
+        {
+            "column": ["camera", "camera"],
+            "subgroup": ["NA", "007"],
+            "value": [0.1 + 0.2, math.nan],
+            "low": [0.25, math.nan],
+            "high": [0.5, math.nan],
+            "n": pd.array([12, 0], dtype="Int64"),
+        }
+    )
+    write_table(Run(tmp_path).subgroups_path, table)
+    pd.testing.assert_frame_equal(Run(tmp_path).subgroups(), table, check_exact=True)
+
+
+def test_duplicates_come_back(tmp_path):
+    columns = ["threshold", "clusters", "largest", "mixed"]
+    table = pd.DataFrame([[0, 3, 2, 0], [4, 5, 40, 1]], columns=columns, dtype="Int64")
+    write_table(Run(tmp_path).duplicates_path, table)
+    pd.testing.assert_frame_equal(Run(tmp_path).duplicates(), table, check_exact=True)
+
+
 @pytest.mark.parametrize("row", ["half,1", "0.5,half", "0.5,0.5"])
 def test_number_that_is_none_is_not_passed_on(tmp_path, row):
     write_text(tmp_path / "metrics.csv", f"value,n\n{row}\n")
@@ -211,12 +264,24 @@ def test_seconds_add_up_in_one_file(tmp_path):
     assert run.speeds() == {}
     run.record_seconds("audit", 1.2345)
     run.record_seconds("split", 2.0)
+    assert run.timings() == {"audit": 1.23, "split": 2.0}
+    # A stage that was interrupted and resumed has taken both times.
     run.record_seconds("audit", 3.0)
-    assert run.timings() == {"audit": 3.0, "split": 2.0}
-    run.record_seconds("split", 1.2345)
-    assert run.timings()["split"] == 1.23
+    assert run.timings() == {"audit": 4.23, "split": 2.0}
     write_json(run.speeds_path, {"a": 3.5})
     assert run.speeds() == {"a": 3.5}
+
+
+def test_an_interrupted_stage_has_taken_its_time(tmp_path):
+    job = Job(validate_config(MINIMAL), tmp_path, Run(tmp_path), Nobody())
+
+    def interrupted():
+        with job.timed("audit", "audit"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert set(job.run.timings()) == {"audit"}
 
 
 def test_predictions(tmp_path):
@@ -231,6 +296,26 @@ def test_predictions(tmp_path):
     assert str(caught.value) == (
         f"{run.path} has no predictions svm/holdout-test (it has ['svm/holdout-val']); "
         f"make them with: cvpipe run {run.config_path}"
+    )
+
+
+def test_predictions_of_each_protocol_stand_apart(tmp_path):
+    run = make_run(tmp_path / "a")
+    tables = {
+        protocol: make_predictions(["a.jpg"], ["0"], np.array([[p, 1 - p]]), ["0", "NA"])
+        for protocol, p in (("holdout", 0.25), ("kfold", 0.5), ("careless", 0.75))
+    }
+    for protocol, table in tables.items():
+        write_table(run.predictions_path("svm", "test", protocol), table)
+    for protocol, table in tables.items():
+        pd.testing.assert_frame_equal(run.predictions("test", "svm", protocol), table)
+    pd.testing.assert_frame_equal(run.predictions("test", "svm"), tables["holdout"])
+    run.predictions_path("svm", "test", "kfold").unlink()
+    with pytest.raises(InputError) as caught:
+        run.predictions("test", "svm", "kfold")
+    assert str(caught.value) == (
+        f"{run.path} has no predictions svm/kfold-test-r0 (it has ['svm/careless-test', "
+        f"'svm/holdout-test']); make them with: cvpipe run {run.config_path}"
     )
 
 

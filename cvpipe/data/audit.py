@@ -203,7 +203,7 @@ def cluster_findings(clusters: Clusters, facts: pd.DataFrame) -> list[Finding]:
         reason = (
             f"{num_images:,} of {len(facts):,} images ({share:.0%}) have a near-duplicate; they "
             f"form {len(repeated):,} cluster(s), the largest of {repeated.max()}, and each cluster "
-            "stays in one split. A plain random split of these images would flatter every figure"
+            "stays in one split. A plain random split of these images can flatter every figure"
         )
         severity = "warning" if share >= NOTEWORTHY_FRACTION else "note"
         findings.append(("", "near_duplicates", severity, reason))

@@ -5,7 +5,7 @@ window and touches no global state. Names that come from data are drawn as they 
 a `$` in a class name does not start a formula.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from cvpipe.errors import InputError
 from cvpipe.plots.numbers import (
     METRICS,
     format_count,
+    format_difference,
     format_interval,
     format_metric,
     format_percent,
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE = "#1c2733", "#5d6b78", "#dde2e7"
 CHOSEN, OTHER, MISTAKE = "#0f6a80", "#8b97a3", "#c0562f"
+# What the columns of the table of near-duplicates are called above their panels.
+DUPLICATE_PANELS = {
+    "clusters": "clusters, single images counted",
+    "largest": "images in the largest cluster",
+    "mixed": "clusters with mixed labels",
+}
 SPLIT_COLOURS = {"train": "#0f6a80", "val": "#7fb3c1", "test": "#e0a458"}
 # Up to here a cell has room for a share below its count.
 MAX_CLASSES_WITH_SHARES = 8
@@ -36,7 +43,12 @@ MAX_CLASSES_WITH_COUNTS = 32
 
 
 def plot_metric_dots(
-    metrics: pd.DataFrame, metric: str, order: Sequence[str], chosen: str, ax: "Axes"
+    metrics: pd.DataFrame,
+    metric: str,
+    order: Sequence[str],
+    chosen: str,
+    ax: "Axes",
+    baselines: Collection[str] = (),
 ) -> "Axes":
     """Draw one dot with its 95 % interval per contender, the chosen one highlighted.
 
@@ -49,25 +61,22 @@ def plot_metric_dots(
         order: Contenders from top to bottom.
         chosen: The highlighted one.
         ax: Where to draw.
+        baselines: Contenders that are yardsticks only; their dots are hollow.
 
     Raises:
         InputError: A contender does not have exactly one row.
     """
-    rows = metrics[(metrics["metric"] == metric) & (metrics["label"] == "")]
-    counts = rows["contender"].value_counts()
-    for name in order:
-        if counts.get(name, 0) != 1:
-            raise InputError(
-                f"contender {name!r} has {counts.get(name, 0)} rows of {metric!r}, but a dot "
-                "needs exactly one; pass the rows of one protocol, split and view."
-            )
-    rows = rows.set_index("contender").loc[list(order)]
+    rows = _one_row_each(metrics, metric, order)
     heights = np.arange(len(rows))
     colours = [CHOSEN if name == chosen else OTHER for name in order]
+    fills = [
+        "white" if name in baselines else CHOSEN if name == chosen else OTHER for name in order
+    ]
+    edges = [OTHER if name in baselines else "white" for name in order]
     value, low, high = (rows[column].to_numpy(dtype=float) for column in ("value", "low", "high"))
 
     ax.hlines(heights, low, high, colors=colours, linewidth=2.5, capstyle="round")
-    ax.scatter(value, heights, s=52, c=colours, edgecolors="white", linewidths=1.2, zorder=3)
+    ax.scatter(value, heights, s=52, c=fills, edgecolors=edges, linewidths=1.2, zorder=3)
     if chosen in order:
         ax.axvline(value[list(order).index(chosen)], color=CHOSEN, linewidth=1, linestyle=":")
     for height, name in enumerate(order):
@@ -78,23 +87,96 @@ def plot_metric_dots(
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=9,
-            color=INK,
+            color=MUTED if name in baselines else INK,
             fontweight="bold" if name == chosen else "normal",
         )
-    _name_rows(order, ax)
+    _name_rows(order, ax, chosen)
     for name, text in zip(order, ax.get_yticklabels(), strict=True):
-        text.set_fontweight("bold" if name == chosen else "normal")
+        text.set_color(MUTED if name in baselines else INK)
     better = "" if metric not in METRICS else ", higher is better"
     if better and not METRICS[metric].higher_is_better:
         better = ", lower is better"
     ax.set_xlabel(f"{metric_title(metric)}{better}", fontsize=9, color=MUTED)
-    ax.xaxis.set_major_formatter(
-        lambda at, _: f"{100 * at:.4g}\u00a0%" if is_share(metric) else f"{at:.4g}"
-    )
-    ax.locator_params(axis="x", nbins=5)
-    ax.grid(axis="x", color=LINE, linewidth=0.8)
-    ax.set_axisbelow(True)
+    _scale_values(metric, ax)
     return ax
+
+
+def plot_protocol_gap(
+    gaps: pd.DataFrame, metrics: pd.DataFrame, order: Sequence[str], chosen: str, ax: "Axes"
+) -> "Axes":
+    """Draw per contender its accuracy on a split that keeps groups together and on a careless one.
+
+    A bar joins the two dots. Their intervals are thin lines above and below it, so that
+    they can be told apart where they overlap.
+
+    Args:
+        gaps: Columns `contender`, `holdout`, `careless` (shares in [0, 1]) and `difference`
+            (careless minus holdout), one row per contender.
+        metrics: Rows of a metrics table of the protocols `holdout` and `careless`, one test
+            accuracy each per contender; their `low` and `high` are drawn.
+        order: Contenders from top to bottom.
+        chosen: The highlighted one.
+        ax: Where to draw.
+
+    Raises:
+        InputError: A contender does not have exactly one row in a protocol.
+    """
+    gaps = gaps.set_index("contender").loc[list(order)]
+    heights = np.arange(len(gaps))
+    ax.hlines(heights, gaps["holdout"], gaps["careless"], colors=LINE, linewidth=5)
+    # The first dot is larger, so that it still shows where the second lies upon it.
+    for protocol, colour, title, size, shift in (
+        ("holdout", CHOSEN, "groups kept together", 80, -0.24),
+        ("careless", SPLIT_COLOURS["test"], "careless split", 36, 0.24),
+    ):
+        rows = _one_row_each(metrics[metrics["protocol"] == protocol], "accuracy", order)
+        ax.hlines(heights + shift, rows["low"], rows["high"], colors=colour, linewidth=1.2)
+        ax.scatter(gaps[protocol], heights, s=size, color=colour, label=title, zorder=3)
+    for height, (name, row) in enumerate(gaps.iterrows()):
+        ax.annotate(
+            f"{format_percent(row['holdout'])} \u2192 {format_percent(row['careless'])}"
+            f" ({format_difference('accuracy', row['difference'])})",
+            (1.02, height),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=INK,
+            fontweight="bold" if name == chosen else "normal",
+        )
+    _name_rows(order, ax, chosen)
+    _scale_values("accuracy", ax)
+    _put_legend_above(ax)
+    return ax
+
+
+def plot_duplicate_thresholds(
+    duplicates: pd.DataFrame, threshold: float, axes: Sequence["Axes"]
+) -> Sequence["Axes"]:
+    """Draw how clusters of near-duplicates grow with the distance that still counts as near.
+
+    Args:
+        duplicates: Columns `threshold`, `clusters`, `largest`, `mixed`, sorted by threshold.
+        threshold: The one in use, drawn as a dotted line; none is drawn for NaN.
+        axes: Three panels: number of clusters, images in the largest one, and clusters
+            with more than one label.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    for ax, (column, title) in zip(axes, DUPLICATE_PANELS.items(), strict=True):
+        ax.plot(duplicates["threshold"], duplicates[column], color=CHOSEN, marker="o", ms=3)
+        if not np.isnan(threshold):
+            ax.axvline(threshold, color=INK, linewidth=1, linestyle=":")
+        ax.set_title(title, fontsize=9, color=INK, loc="left")
+        ax.set_xlabel("threshold", fontsize=9, color=MUTED)
+        ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.yaxis.set_major_formatter(lambda at, _: format_count(at))
+        # Room above a column of zeros, so that it lies on the floor and not in mid-air.
+        ax.set_ylim(0, 1.08 * max(1, duplicates[column].max()))
+        ax.tick_params(colors=INK, labelsize=9, length=0)
+        ax.spines[:].set_visible(False)
+        ax.grid(axis="y", color=LINE, linewidth=0.8)
+        ax.set_axisbelow(True)
+    return axes
 
 
 def plot_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], ax: "Axes") -> "Axes":
@@ -188,23 +270,52 @@ def plot_class_counts(counts: pd.DataFrame, ax: "Axes") -> "Axes":
     ax.set_xticks([])
     ax.margins(x=0.12)
     ax.set_xlim(left=0)
+    _put_legend_above(ax)
+    return ax
+
+
+def _one_row_each(metrics: pd.DataFrame, metric: str, order: Sequence[str]) -> pd.DataFrame:
+    """Select the one row of each contender over all classes, in this order."""
+    rows = metrics[(metrics["metric"] == metric) & (metrics["label"] == "")]
+    counts = rows["contender"].value_counts()
+    for name in order:
+        if counts.get(name, 0) != 1:
+            raise InputError(
+                f"contender {name!r} has {counts.get(name, 0)} rows of {metric!r}, but a dot "
+                "needs exactly one; pass the rows of one protocol, split and view."
+            )
+    return rows.set_index("contender").loc[list(order)]
+
+
+def _scale_values(metric: str, ax: "Axes") -> None:
+    """Write the axis of a metric in its unit, with a faint grid."""
+    ax.xaxis.set_major_formatter(
+        lambda at, _: f"{100 * at:.4g}\u00a0%" if is_share(metric) else f"{at:.4g}"
+    )
+    ax.locator_params(axis="x", nbins=5)
+    ax.grid(axis="x", color=LINE, linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
+def _put_legend_above(ax: "Axes") -> None:
     ax.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=len(counts.columns),
+        ncols=3,
         frameon=False,
         fontsize=9,
         handlelength=1,
         borderaxespad=0.2,
     )
-    return ax
 
 
-def _name_rows(names: Sequence[str], ax: "Axes") -> None:
-    """Name the rows from top to bottom and take the frame away."""
+def _name_rows(names: Sequence[str], ax: "Axes", bold: str = "") -> None:
+    """Name the rows from top to bottom, one of them in bold, and take the frame away."""
     ax.set_yticks(
         range(len(names)), [shorten(name) for name in names], fontsize=9, parse_math=False
     )
+    for name, text in zip(names, ax.get_yticklabels(), strict=True):
+        text.set_fontweight("bold" if name == bold else "normal")
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.tick_params(colors=INK, labelsize=9, length=0)
     ax.spines[:].set_visible(False)

@@ -13,10 +13,18 @@ if TYPE_CHECKING:
 
 def build_axes(width_inches: float, height_inches: float) -> tuple["Figure", "Axes"]:
     """Make a figure with one set of axes, known to nobody else and owned by the caller."""
+    figure, (axes,) = build_panels(width_inches, height_inches, 1)
+    return figure, axes
+
+
+def build_panels(
+    width_inches: float, height_inches: float, num_panels: int
+) -> tuple["Figure", list["Axes"]]:
+    """Make a figure with several axes side by side, from left to right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
-    return figure, figure.add_subplot()
+    return figure, list(figure.subplots(1, num_panels, squeeze=False)[0])
 
 
 def figure_to_svg(figure: "Figure", description: str) -> str:

@@ -1,11 +1,12 @@
 """What the report page is made from: values only; whoever calls has read the files.
 
-Tables keep the columns of the run folder (`METRIC_COLUMNS`, `COMPARISON_COLUMNS`).
+Tables keep the columns of the run folder (`METRIC_COLUMNS`, `COMPARISON_COLUMNS`, ...).
 Images are `uint8` RGB arrays of shape `(height, width, 3)`. Every text may come from
 file names and is treated as untrusted by the page.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,15 @@ METRIC_COLUMNS = (
     *("value", "low", "high", "n"),
 )
 COMPARISON_COLUMNS = (
-    *("contender", "reference", "metric", "difference", "low", "high", "p_value", "p_adjusted"),
-    *("verdict", "only_contender_right", "only_reference_right", "n"),
+    *("protocol", "contender", "reference", "metric", "difference", "low", "high"),
+    *("p_value", "p_adjusted", "verdict", "only_contender_right", "only_reference_right", "n"),
 )
+CARELESS_COLUMNS = ("contender", "holdout", "careless", "difference", "low", "high")
+DUPLICATE_COLUMNS = ("threshold", "clusters", "largest", "mixed")
+SUBGROUP_COLUMNS = (
+    *("protocol", "contender", "column", "subgroup", "metric", "value", "low", "high", "n"),
+)
+COMPARED_PROTOCOLS = ("holdout", "kfold")
 VERDICTS = ("better", "worse", "cannot be told apart")
 SEVERITIES = ("error", "warning", "note")
 
@@ -60,6 +67,7 @@ class ContenderSummary:
         chosen_values: Hyperparameter to its value and how that was chosen.
         fit_seconds: Wall time of fitting.
         predict_images_per_second: Speed of predicting; NaN when not measured.
+        is_baseline: It looks at no pixel: a yardstick that cannot be chosen.
     """
 
     name: str
@@ -68,6 +76,20 @@ class ContenderSummary:
     chosen_values: dict[str, str]
     fit_seconds: float
     predict_images_per_second: float
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Risk:
+    """What could make the answer mean something else than a reader thinks.
+
+    Attributes:
+        headline: One short sentence.
+        text: The figures behind it, what it means, and what to do.
+    """
+
+    headline: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,10 @@ class ParityResult:
     passed: bool
 
 
+def _empty_table(columns: tuple[str, ...]) -> pd.DataFrame:
+    return pd.DataFrame(columns=list(columns))
+
+
 @dataclass(frozen=True)
 class ReportContent:
     """Everything on the page.
@@ -124,18 +150,31 @@ class ReportContent:
         data: See `DataSummary`.
         contenders: Every contender, the chosen one included.
         metrics: Tidy table, `METRIC_COLUMNS`; `label` is `""` for all classes together.
-        comparison: Paired comparisons with the chosen contender, `COMPARISON_COLUMNS`;
-            differences are contender minus reference; the two counts of images may be
-            missing. Empty with one contender.
+        comparison: Paired comparisons, `COMPARISON_COLUMNS`; `protocol` is one of
+            `COMPARED_PROTOCOLS`; differences are contender minus reference; the two counts
+            of images may be missing. The page shows the rows whose reference is the chosen
+            contender. Empty with one contender.
         predictions: Test predictions per contender.
         mistakes: Of the chosen contender, the most confident first.
         timings: `(stage, seconds)` in order.
         test_openings: How many configs have been scored on this test split so far.
-        warnings: Sentences in plain words.
+        warnings: Sentences in plain words, the gravest first.
         repeat_commands: Commands that repeat the run.
         versions: Library or part to its version.
         parity: One entry per exported file.
         exported: Contender of the exported file; `""` when there is none.
+        risks: What endangers the answer in these data, the gravest first.
+        folds: Number of folds of the k-fold protocol; 0 when there was none. Its metrics
+            have protocol `"kfold"`, split `"test"` and view `"single"`.
+        careless: Accuracy in [0, 1] per contender on the holdout split and on a careless
+            one, `CARELESS_COLUMNS`; `difference` is careless minus holdout with its 95 %
+            interval. The metrics hold the same figures with their own intervals. Empty
+            when no careless split was made.
+        duplicates: Clusters of near-duplicates at each threshold, `DUPLICATE_COLUMNS`: how
+            many, the size of the largest, how many with more than one label.
+        duplicate_threshold: The threshold in use; NaN when there is none.
+        subgroups: Figures per subgroup of the images, `SUBGROUP_COLUMNS`: `column` names
+            what parts the images, `subgroup` is its value.
     """
 
     run_name: str
@@ -156,6 +195,12 @@ class ReportContent:
     versions: dict[str, str]
     parity: list[ParityResult] = field(default_factory=list)
     exported: str = ""
+    risks: list[Risk] = field(default_factory=list)
+    folds: int = 0
+    careless: pd.DataFrame = field(default_factory=partial(_empty_table, CARELESS_COLUMNS))
+    duplicates: pd.DataFrame = field(default_factory=partial(_empty_table, DUPLICATE_COLUMNS))
+    duplicate_threshold: float = float("nan")
+    subgroups: pd.DataFrame = field(default_factory=partial(_empty_table, SUBGROUP_COLUMNS))
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -163,13 +208,18 @@ def check_content(content: ReportContent) -> ReportContent:
 
     Raises:
         InputError: A table lacks a column, the chosen contender is missing from the
-            contenders or the predictions, a contender does not have one test accuracy, a
-            verdict or severity is unknown, or the test split was never opened.
+            contenders or the predictions, a contender does not have one test accuracy in a
+            protocol that was run, a verdict, severity or protocol is unknown, there is one
+            fold only, or the test split was never opened.
     """
     _check_columns("metrics", content.metrics, METRIC_COLUMNS)
     _check_columns("comparison", content.comparison, COMPARISON_COLUMNS)
     _check_columns("findings", content.data.findings, ("image_id", "finding", "severity", "reason"))
+    _check_columns("careless", content.careless, CARELESS_COLUMNS)
+    _check_columns("duplicates", content.duplicates, DUPLICATE_COLUMNS)
+    _check_columns("subgroups", content.subgroups, SUBGROUP_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)
+    _check_values("protocol of a comparison", content.comparison["protocol"], COMPARED_PROTOCOLS)
     _check_values("severity", content.data.findings["severity"], SEVERITIES)
     names = [contender.name for contender in content.contenders]
     for part, known in (("contenders", names), ("predictions", list(content.predictions))):
@@ -178,15 +228,14 @@ def check_content(content: ReportContent) -> ReportContent:
                 f"the chosen contender {content.chosen!r} is not among the {part} {known}; "
                 "pass it along."
             )
-    test = headline_metrics(content, "test")
-    accuracies = test[(test["metric"] == "accuracy") & (test["label"] == "")]["contender"].to_list()
-    for name in names:
-        if accuracies.count(name) != 1:
-            raise InputError(
-                f"contender {name!r} has {accuracies.count(name)} test accuracies in the metrics "
-                "(protocol 'holdout', its own view), expected one; score it on the test split "
-                "exactly once."
-            )
+    if content.folds < 0 or content.folds == 1:
+        raise InputError(
+            f"folds is {content.folds}, but a page knows 0 (no k-fold) or at least 2 folds; "
+            "pass the number of folds."
+        )
+    _check_accuracies(content, "holdout", names)
+    _check_accuracies(content, "kfold", [content.chosen] if content.folds else [])
+    _check_accuracies(content, "careless", content.careless["contender"].to_list())
     if content.test_openings < 1:
         raise InputError(
             f"test_openings is {content.test_openings}, but the page shows test figures; "
@@ -195,17 +244,40 @@ def check_content(content: ReportContent) -> ReportContent:
     return content
 
 
-def headline_metrics(content: ReportContent, split: str) -> pd.DataFrame:
-    """Select the holdout rows of a split, each contender in its own view."""
-    return content.metrics[in_headline(content, split)]
+def headline_metrics(content: ReportContent, split: str, protocol: str = "holdout") -> pd.DataFrame:
+    """Select the metric rows that stand for the contenders on a split.
+
+    In the holdout protocol each contender is shown in its own view; the other protocols
+    score the single view alone.
+    """
+    return content.metrics[in_headline(content, split, protocol)]
 
 
-def in_headline(content: ReportContent, split: str) -> pd.Series:
+def in_headline(content: ReportContent, split: str, protocol: str = "holdout") -> pd.Series:
     """Mark the metric rows that `headline_metrics` selects."""
-    views = {contender.name: contender.view for contender in content.contenders}
     rows = content.metrics
-    keep = (rows["protocol"] == "holdout") & (rows["split"] == split)
-    return keep & (rows["view"] == rows["contender"].map(views))
+    views = {contender.name: contender.view for contender in content.contenders}
+    view = rows["contender"].map(views) if protocol == "holdout" else "single"
+    return (rows["protocol"] == protocol) & (rows["split"] == split) & (rows["view"] == view)
+
+
+def overall_accuracies(content: ReportContent, protocol: str = "holdout") -> pd.DataFrame:
+    """Select the test accuracy over all classes of each contender."""
+    test = headline_metrics(content, "test", protocol)
+    return test[(test["metric"] == "accuracy") & (test["label"] == "")]
+
+
+def _check_accuracies(content: ReportContent, protocol: str, names: list[str]) -> None:
+    """Check that these contenders have one test accuracy each."""
+    scored = overall_accuracies(content, protocol)["contender"].to_list()
+    view = "its own view" if protocol == "holdout" else "view 'single'"
+    for name in names:
+        if scored.count(name) != 1:
+            raise InputError(
+                f"contender {name!r} has {scored.count(name)} test accuracies in the metrics "
+                f"(protocol {protocol!r}, {view}), expected one; score it on the test split "
+                "exactly once."
+            )
 
 
 def _check_columns(name: str, table: pd.DataFrame, columns: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 
@@ -19,16 +19,29 @@ import pandas as pd
 from cvpipe.errors import InputError
 from cvpipe.frames import predicted_labels, targets_of
 from cvpipe.plots import numbers
-from cvpipe.plots.charts import plot_class_counts, plot_confusion_matrix, plot_metric_dots
-from cvpipe.plots.svg import build_axes, figure_to_svg
+from cvpipe.plots.charts import (
+    plot_class_counts,
+    plot_confusion_matrix,
+    plot_duplicate_thresholds,
+    plot_metric_dots,
+    plot_protocol_gap,
+)
+from cvpipe.plots.svg import build_axes, build_panels, figure_to_svg
 from cvpipe.report.content import (
+    COMPARED_PROTOCOLS,
     SEVERITIES,
     ReportContent,
     check_content,
     headline_metrics,
     in_headline,
+    overall_accuracies,
 )
-from cvpipe.report.wording import comparison_outcomes, openings_sentence
+from cvpipe.report.wording import (
+    careless_sentence,
+    comparison_outcomes,
+    folds_sentence,
+    openings_sentence,
+)
 
 OVERALL_METRICS = (
     *("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "brier", "ece"),
@@ -37,6 +50,7 @@ CLASS_METRICS = ("precision", "recall", "f1")
 # The hero figure shows accuracy; these tell what accuracy hides: rare classes, confidence.
 FURTHER_FIGURES = ("balanced_accuracy", "log_loss")
 MAX_FINDINGS = 20
+MAX_SUBGROUPS = 12
 THUMBNAIL_PIXELS = (320, 160)  # width and height at most
 
 
@@ -53,6 +67,23 @@ class MetricTable:
     keys: list[str]
     metrics: list[str]
     rows: list[tuple[list[str], str, list[tuple[str, str]]]]
+
+
+@dataclass(frozen=True)
+class SubgroupTable:
+    """How well the chosen contender does on the parts of the images, the worst first.
+
+    Attributes:
+        protocol: One of `COMPARED_PROTOCOLS`.
+        column: What parts the images.
+        num_subgroups: How many parts there are; the table may show fewer.
+        table: One line per part.
+    """
+
+    protocol: str
+    column: str
+    num_subgroups: int
+    table: MetricTable
 
 
 def render_report(content: ReportContent) -> str:
@@ -87,6 +118,7 @@ def render_report(content: ReportContent) -> str:
         image=image_data_uri,
     )
     order = contender_order(content)
+    comparisons = chosen_comparisons(content, order)
     figures = {name: Markup(svg) for name, svg in build_figures(content, order).items()}  # noqa: S704
     return environment.get_template("page.html.j2").render(
         content=content,
@@ -98,7 +130,13 @@ def render_report(content: ReportContent) -> str:
         order=order,
         contenders={contender.name: contender for contender in content.contenders},
         headline=_headline(content),
-        outcomes=comparison_outcomes(content.comparison),
+        outcomes=comparison_outcomes(comparisons["holdout"]),
+        comparisons=comparisons,
+        baselines=baseline_names(content),
+        folds_text=_folds_text(content),
+        careless=in_order(content.careless, order).to_dict("records"),
+        careless_text="" if content.careless.empty else careless_sentence(content.careless),
+        subgroups=subgroup_tables(content),
         openings=openings_sentence(content.test_openings),
         tables=build_tables(content, order),
         interval=numbers.format_interval,
@@ -113,11 +151,27 @@ def contender_order(content: ReportContent) -> list[str]:
 
     The chosen one leads even when another did better on test: best on test is not chosen.
     """
-    test = headline_metrics(content, "test")
-    rows = test[(test["metric"] == "accuracy") & (test["label"] == "")]
-    accuracy = rows.set_index("contender")["value"]
+    accuracy = overall_accuracies(content).set_index("contender")["value"]
     names = [contender.name for contender in content.contenders]
     return sorted(names, key=lambda name: (name != content.chosen, -accuracy[name]))
+
+
+def baseline_names(content: ReportContent) -> set[str]:
+    """Name the contenders that are yardsticks only."""
+    return {contender.name for contender in content.contenders if contender.is_baseline}
+
+
+def in_order(table: pd.DataFrame, order: list[str]) -> pd.DataFrame:
+    """Sort the rows of a table by contender, in the order of the report."""
+    rank = {name: position for position, name in enumerate(order)}
+    return table.sort_values("contender", key=lambda names: names.map(rank), kind="stable")
+
+
+def chosen_comparisons(content: ReportContent, order: list[str]) -> dict[str, pd.DataFrame]:
+    """Select for each protocol the paired comparisons with the chosen contender."""
+    rows = content.comparison[content.comparison["reference"] == content.chosen]
+    rows = in_order(rows, order)
+    return {protocol: rows[rows["protocol"] == protocol] for protocol in COMPARED_PROTOCOLS}
 
 
 def count_confusions(predictions: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
@@ -156,22 +210,28 @@ def build_figures(content: ReportContent, order: list[str]) -> dict[str, str]:
     """Draw every figure of the page as SVG.
 
     Returns:
-        `counts`, one entry per metric that was measured for all contenders, and
-        `confusion/<contender>` per contender with predictions.
+        `counts`, one entry per metric that was measured for all contenders,
+        `confusion/<contender>` per contender with predictions, `split` when there was a
+        careless split, and `duplicates` when an image has a near-duplicate at any threshold.
     """
     svgs = {"counts": _counts_figure(content.data.counts)}
+    baselines = baseline_names(content)
+    if not content.careless.empty:
+        svgs["split"] = _split_figure(content, order)
+    if (content.duplicates["largest"] > 1).any():
+        svgs["duplicates"] = _duplicates_figure(content)
     test = headline_metrics(content, "test")
     for metric in ("accuracy", *FURTHER_FIGURES):
         rows = test[(test["metric"] == metric) & (test["label"] == "")]
         if set(order) <= set(rows["contender"]):
             figure, axes = build_axes(5.0, 0.7 + 0.4 * len(order))
-            plot_metric_dots(rows, metric, order, content.chosen, axes)
-            svgs[metric] = figure_to_svg(figure, _dots_description(rows, metric, order))
+            plot_metric_dots(rows, metric, order, content.chosen, axes, baselines)
+            description = _dots_description(rows, metric, order, baselines)
+            svgs[metric] = figure_to_svg(figure, description)
     for name in order:
         if name in content.predictions:
             matrix = count_confusions(content.predictions[name], content.class_names)
-            side = 1.6 + max(0.74 * min(len(matrix), 4), 0.36 * len(matrix))
-            figure, axes = build_axes(side + 0.4, side)
+            figure, axes = build_axes(*confusion_size(content.class_names))
             plot_confusion_matrix(matrix, content.class_names, axes)
             svgs[f"confusion/{name}"] = figure_to_svg(
                 figure,
@@ -185,25 +245,33 @@ def build_tables(content: ReportContent, order: list[str]) -> dict[str, MetricTa
     """Arrange the metrics as the tables of the page.
 
     Returns:
-        `test` and `val` of the headline, `classes` of the chosen contender, and `further`
-        with all other rows: cross-validation, other views, the careless split.
+        `test` and `val` of the headline, `kfold` and `careless` (without rows when they
+        were not run), `classes` of the chosen contender, and `further` with all other rows:
+        other views, other repeats.
     """
     test, val = (headline_metrics(content, split) for split in ("test", "val"))
-    headline = in_headline(content, "test") | in_headline(content, "val")
-    further = content.metrics[~headline & (content.metrics["label"] == "")]
+    shown = {
+        "kfold": in_headline(content, "test", "kfold") & bool(content.folds),
+        "careless": in_headline(content, "test", "careless") & (len(content.careless) > 0),
+    }
+    elsewhere = in_headline(content, "test") | in_headline(content, "val")
+    elsewhere = elsewhere | shown["kfold"] | shown["careless"]
+    overall = content.metrics["label"] == ""
     per_class = test[(test["contender"] == content.chosen) & (test["label"] != "")]
-    rank = {name: position for position, name in enumerate(order)}
 
     def arrange(rows: pd.DataFrame, keys: list[str], metrics: Sequence[str]) -> MetricTable:
-        ranked = rows.sort_values("contender", key=lambda names: names.map(rank), kind="stable")
-        return metric_table(ranked, keys, metrics)
+        return metric_table(in_order(rows, order), keys, metrics)
 
     return {
         "test": arrange(test[test["label"] == ""], ["contender"], OVERALL_METRICS),
         "val": arrange(val[val["label"] == ""], ["contender"], OVERALL_METRICS),
+        **{
+            protocol: arrange(content.metrics[rows & overall], ["contender"], OVERALL_METRICS)
+            for protocol, rows in shown.items()
+        },
         "classes": metric_table(per_class, ["label"], CLASS_METRICS),
         "further": arrange(
-            further,
+            content.metrics[~elsewhere & overall],
             ["contender", "protocol", "repeat", "split", "view"],
             OVERALL_METRICS,
         ),
@@ -233,21 +301,71 @@ def metric_table(rows: pd.DataFrame, keys: list[str], metrics: Sequence[str]) ->
     return MetricTable(keys, [numbers.metric_title(metric) for metric in present], lines)
 
 
+def confusion_size(class_names: Sequence[str]) -> tuple[float, float]:
+    """Choose width and height in inches so that long class names leave the cells their size.
+
+    The names stand at the left of the rows and, slanting to the right, above the columns.
+    """
+    cells = max(0.74 * min(len(class_names), 4), 0.36 * len(class_names))
+    name = 0.075 * max(len(numbers.shorten(name)) for name in class_names)
+    return cells + 1.0 + 1.77 * name, cells + 1.0 + 0.65 * name
+
+
+def subgroup_tables(content: ReportContent) -> list[SubgroupTable]:
+    """Arrange the accuracy of the chosen contender on each subgroup, the worst first."""
+    rows = content.subgroups
+    rows = rows[(rows["contender"] == content.chosen) & (rows["metric"] == "accuracy")]
+    rows = rows[rows["protocol"].isin(COMPARED_PROTOCOLS)]
+    tables = []
+    for (column, protocol), group in rows.groupby(["column", "protocol"], sort=False):
+        worst = group.sort_values("value", kind="stable").head(MAX_SUBGROUPS)
+        worst = worst.assign(subgroup=worst["subgroup"].replace("", "(not given)"))
+        table = replace(metric_table(worst, ["subgroup"], ["accuracy"]), keys=[str(column)])
+        tables.append(SubgroupTable(str(protocol), str(column), len(group), table))
+    return tables
+
+
 def _headline(content: ReportContent) -> dict[str, str]:
-    """Write the accuracy of the chosen contender, and what a careless split would claim."""
-
-    def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
-        of_chosen = (rows["contender"] == content.chosen) & (rows["split"] == "test")
-        return rows[of_chosen & (rows["metric"] == "accuracy") & (rows["label"] == "")]
-
-    row = accuracies(headline_metrics(content, "test")).iloc[0]
-    careless = accuracies(content.metrics[content.metrics["protocol"] == "careless"])["value"]
+    """Write the accuracy of the chosen contender."""
+    row = overall_accuracies(content).set_index("contender").loc[content.chosen]
     return {
         "accuracy": numbers.format_percent(row["value"]),
         "interval": numbers.format_interval("accuracy", row["low"], row["high"]),
         "n": numbers.format_count(row["n"]),
-        "careless": numbers.format_percent(careless.mean()) if len(careless) else "",
     }
+
+
+def _folds_text(content: ReportContent) -> str:
+    if not content.folds:
+        return ""
+    accuracies = overall_accuracies(content, "kfold").set_index("contender")
+    return folds_sentence(content.folds, content.chosen, accuracies.loc[content.chosen])
+
+
+def _split_figure(content: ReportContent, order: list[str]) -> str:
+    lines = in_order(content.careless, order).to_dict("records")
+    names = [line["contender"] for line in lines]
+    metrics = pd.concat([overall_accuracies(content, name) for name in ("holdout", "careless")])
+    figure, axes = build_axes(7.0, 0.9 + 0.42 * len(names))
+    plot_protocol_gap(content.careless, metrics, names, content.chosen, axes)
+    parts = [
+        f"{line['contender']} {numbers.format_percent(line['holdout'])} and "
+        f"{numbers.format_percent(line['careless'])}"
+        for line in lines
+    ]
+    description = "Test accuracy with groups kept together and on a careless split: "
+    return figure_to_svg(figure, description + "; ".join(parts))
+
+
+def _duplicates_figure(content: ReportContent) -> str:
+    figure, panels = build_panels(8.0, 1.9, 3)
+    plot_duplicate_thresholds(content.duplicates, content.duplicate_threshold, panels)
+    parts = [
+        f"{row['threshold']:g}: {row['clusters']}, {row['largest']}, {row['mixed']}"
+        for row in content.duplicates.to_dict("records")
+    ]
+    description = "Clusters of near-duplicates, images in the largest and clusters with mixed "
+    return figure_to_svg(figure, description + "labels, by threshold: " + "; ".join(parts))
 
 
 def _counts_figure(counts: pd.DataFrame) -> str:
@@ -258,13 +376,16 @@ def _counts_figure(counts: pd.DataFrame) -> str:
     return figure_to_svg(figure, description)
 
 
-def _dots_description(rows: pd.DataFrame, metric: str, order: list[str]) -> str:
+def _dots_description(
+    rows: pd.DataFrame, metric: str, order: list[str], baselines: set[str]
+) -> str:
     by_name = rows.set_index("contender").loc[order]
     parts = []
     for name, row in zip(order, by_name.to_dict("records"), strict=True):
         interval = numbers.format_interval(metric, row["low"], row["high"])
+        title = f"{name} (yardstick)" if name in baselines else name
         value = numbers.format_metric(metric, row["value"])
-        parts.append(f"{name} {value} ({interval})" if interval else f"{name} {value}")
+        parts.append(f"{title} {value} ({interval})" if interval else f"{title} {value}")
     return f"Test {numbers.metric_title(metric)} with 95 % interval: " + "; ".join(parts)
 
 

@@ -6,9 +6,11 @@ import pandas as pd
 
 from cvpipe.plots.numbers import (
     SPACE,
+    format_count,
     format_difference,
     format_interval,
     format_p_value,
+    format_percent,
     is_share,
     metric_title,
 )
@@ -38,9 +40,23 @@ def comparison_outcomes(comparison: pd.DataFrame) -> list[Outcome]:
     metric = "accuracy" if "accuracy" in metrics else metrics[0]
     rows = comparison[comparison["metric"] == metric]
     return [
-        Outcome(str(row["contender"]), str(row["verdict"]), _outcome_text(row, metric))
+        Outcome(
+            str(row["contender"]),
+            str(row["verdict"]),
+            _outcome_text(row, metric) + _other_verdicts(comparison, row),
+        )
         for row in rows.to_dict("records")
     ]
+
+
+def _other_verdicts(comparison: pd.DataFrame, shown: dict) -> str:
+    """Name the metrics by which a contender is better or worse although it is not by this one."""
+    rows = comparison[
+        (comparison["contender"] == shown["contender"])
+        & ~comparison["verdict"].isin([shown["verdict"], "cannot be told apart"])
+    ]
+    texts = [f"{row['verdict']} by {metric_title(row['metric'])}" for _, row in rows.iterrows()]
+    return f"; it is {' and '.join(texts)}" if texts else ""
 
 
 def _outcome_text(row: dict, metric: str) -> str:
@@ -54,6 +70,43 @@ def _outcome_text(row: dict, metric: str) -> str:
     begin = "cannot be told apart from it: difference" if same else f"is {row['verdict']} by"
     size = format_difference(metric, difference) + unit
     return f"{begin} {size} ({format_interval(metric, low, high)}, {p_value})"
+
+
+def folds_sentence(folds: int, chosen: str, accuracy: pd.Series) -> str:
+    """Say what k-fold found for the recipe of the chosen contender.
+
+    Args:
+        folds: Number of folds.
+        chosen: The chosen contender.
+        accuracy: Its row of the metrics, with `value`, `low`, `high` and `n`.
+    """
+    interval = format_interval("accuracy", accuracy["low"], accuracy["high"])
+    return (
+        f"Over {folds} folds, with every one of the {format_count(accuracy['n'])} images scored "
+        f"once by a model that had not seen its group, the recipe of {chosen} names "
+        f"{format_percent(accuracy['value'])} correctly"
+        + (f" (95{SPACE}% interval {interval})." if interval else ".")
+    )
+
+
+def careless_sentence(careless: pd.DataFrame) -> str:
+    """Say how far a careless split would have misled a reader of these figures.
+
+    Args:
+        careless: At least one row of `contender` and `difference` with `low` and `high`.
+    """
+    largest = careless.sort_values("difference", kind="stable").iloc[-1]
+    interval = format_interval("accuracy", largest["low"], largest["high"])
+    size = format_difference("accuracy", largest["difference"])
+    above, total = int((careless["low"] > 0).sum()), len(careless)
+    sentence = (
+        f"The largest difference here is that of {largest['contender']}: {size}"
+        + (f" ({interval})" if interval else "")
+        + f". Of {total} difference{'s' * (total > 1)}, {above or 'none'} "
+        f"{'have' if above > 1 else 'has'} an interval above zero"
+    )
+    harmless = ": that the careless split did harm is not shown for these images."
+    return sentence + ("." if above else harmless)
 
 
 def openings_sentence(test_openings: int) -> str:

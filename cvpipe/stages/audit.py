@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cvpipe.config import FOLDERS, DataSection
+from cvpipe.config import FOLDERS, Config, DataSection
 from cvpipe.data.audit import Audit, audit_images, empty_classes, findings_table, hash_file
 from cvpipe.data.manifest import (
     check_columns,
@@ -22,10 +22,10 @@ from cvpipe.stages.job import Job, Watcher
 MAX_SHOWN = 40
 
 
-def scan_and_hash(root: Path, labels: str, threads: int) -> pd.DataFrame:
+def scan_and_hash(root: Path, config: Config) -> pd.DataFrame:
     """List the images of a data root with the hash of each file as column `sha256`."""
-    rows = scan_images(root, labels)
-    with ThreadPoolExecutor(threads) as pool:
+    rows = scan_images(root, config.data.labels, config.data.label_column)
+    with ThreadPoolExecutor(config.threads) as pool:
         return rows.assign(
             sha256=list(pool.map(lambda key: hash_file(root / key), rows["image_id"]))
         )

@@ -1,11 +1,12 @@
 """Fit contenders on train, store them, and let them predict.
 
 A contender's part holds `model.skops` or `model.keras` and `fit.json`; a stored model
-reads features, so predicting a split costs no second pass through a network.
+reads features, so predicting a split costs no second pass through a network. Of a fold the
+predictions are kept instead of the model: they are what a fold is for.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.classifiers import fit_classifier, linear_head
+from cvpipe.classifiers import (
+    FittedClassifier,
+    fit_at,
+    fit_classifier,
+    linear_head,
+    predictor_of,
+)
 from cvpipe.config import Contender, NetworkContender
 from cvpipe.errors import InputError
 from cvpipe.files import atomic_path, read_json, write_json, write_table
@@ -23,11 +30,14 @@ from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head, head_of
 from cvpipe.stages.features import describe_images
 from cvpipe.stages.job import Job
+from cvpipe.stages.recipes import classifier_of
 
 # What may be in a stored scikit-learn model beside the types that skops itself trusts.
 TRUSTED_TYPES = [
+    "cvpipe.gaussian_svm.GaussianSVM",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
 ]
 Predictor = Callable[[np.ndarray], np.ndarray]
 
@@ -40,38 +50,61 @@ def fit_contender(job: Job, contender: Contender, train: pd.DataFrame) -> None:
         contender: What to fit.
         train: Manifest rows of train, and nothing else, with `sha256`.
     """
-    class_names = job.run.class_names()
-    targets = frames.targets_of(train["label"], class_names)
-    features = features_of(job, contender, train)
+    features_of(job, contender, train)  # whoever comes first would pay for all who share them
     started = time.perf_counter()
-    fitted = fit_classifier(
-        "softmax" if isinstance(contender, NetworkContender) else contender.classifier,
-        features,
-        targets,
-        train["group"].tolist(),
-        contender.search,
-        job.config.seed,
-        job.config.threads,
-    )
+    fitted = fit_rows(job, contender, train)
     seconds = time.perf_counter() - started
     part = job.run.part_path(contender.name)
     if isinstance(contender, NetworkContender):
         model_name = "model.keras"
-        head = linear_head(fitted.estimator, len(class_names))
+        head = linear_head(fitted.estimator, len(job.run.class_names()))
         store_network(part / model_name, contender, *head, job.config.threads)
     else:
         model_name = "model.skops"
         store_estimator(part / model_name, fitted.estimator)
+    store_fit(part, fitted, {"model": model_name, "fit_seconds": round(seconds, 3)})
+
+
+def fit_rows(job: Job, contender: Contender, rows: pd.DataFrame) -> FittedClassifier:
+    """Search a contender's hyperparameter within manifest rows, and fit it on them."""
+    return fit_classifier(
+        classifier_of(contender),
+        features_of(job, contender, rows),
+        frames.targets_of(rows["label"], job.run.class_names()),
+        rows["group"].tolist(),
+        contender.search,
+        job.config.seed,
+        job.config.threads,
+    )
+
+
+def refit_rows(
+    job: Job, contender: Contender, rows: pd.DataFrame, chosen: Mapping[str, float]
+) -> Predictor:
+    """Fit a contender on manifest rows with a hyperparameter that is known already."""
+    estimator = fit_at(
+        classifier_of(contender),
+        chosen,
+        features_of(job, contender, rows),
+        frames.targets_of(rows["label"], job.run.class_names()),
+        rows["group"].tolist(),
+        contender.search,
+        job.config.seed,
+        job.config.threads,
+    )
+    return predictor_of(estimator)
+
+
+def store_fit(part: Path, fitted: FittedClassifier, facts: dict[str, Any]) -> None:
+    """Store how a contender was fitted; what has a `fit.json` is complete, so it comes last."""
     write_table(part / "search.csv", fitted.search)
-    # Last: what has a fit.json is fitted.
     write_json(
         part / "fit.json",
         {
-            "model": model_name,
+            **facts,
             "chosen": fitted.chosen,
             "num_values": len(fitted.search),
             "num_folds": int(fitted.search["folds"].max()) if len(fitted.search) else 0,
-            "fit_seconds": round(seconds, 3),
             "warnings": fitted.warnings,
         },
     )
@@ -92,19 +125,28 @@ def features_of(job: Job, contender: Contender, rows: pd.DataFrame) -> np.ndarra
 
 def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str) -> None:
     """Store a contender's predictions for the rows of a split."""
-    features = features_of(job, contender, rows)
     predict = load_predictor(job.run.part_path(contender.name), job.config.threads)
-    table = frames.make_predictions(
-        rows["image_id"].tolist(), rows["label"].tolist(), predict(features), job.run.class_names()
-    )
+    table = predict_rows(job, contender, rows, predict)
     write_table(job.run.predictions_path(contender.name, split), table)
+
+
+def predict_rows(
+    job: Job, contender: Contender, rows: pd.DataFrame, predict: Predictor
+) -> pd.DataFrame:
+    """Make the predictions table of manifest rows."""
+    return frames.make_predictions(
+        rows["image_id"].tolist(),
+        rows["label"].tolist(),
+        predict(features_of(job, contender, rows)),
+        job.run.class_names(),
+    )
 
 
 def load_predictor(part: Path, threads: int) -> Predictor:
     """Load a stored contender as a function from features to probabilities."""
     model_name = read_json(part / "fit.json")["model"]
     if model_name == "model.skops":
-        return load_estimator(part / model_name).predict_proba
+        return predictor_of(load_estimator(part / model_name))
     set_threads(threads)
     return build_embed(head_of(load_network(part / model_name)))
 
@@ -127,11 +169,38 @@ def load_estimator(path: Path) -> Any:
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        return load(path, trusted=TRUSTED_TYPES)
+        estimator = load(path, trusted=TRUSTED_TYPES)
     except UntrustedTypesFoundException as error:
         raise InputError(
             f"{str(path)!r} was not written by cvpipe and is not loaded: {error}"
         ) from None
+    if not all(is_sound_tree(t.nodes, estimator.n_features_in_) for t in trees_of(estimator)):
+        raise InputError(
+            f"{str(path)!r} was not written by cvpipe and is not loaded: a decision tree in it "
+            "leads nowhere."
+        )
+    return estimator
+
+
+def trees_of(estimator: Any) -> list[Any]:
+    """List the decision trees of a gradient boosting; none of anything else."""
+    return [tree for stage in getattr(estimator, "_predictors", []) for tree in stage]
+
+
+def is_sound_tree(nodes: np.ndarray, num_features: int) -> bool:
+    """Tell whether every path through a tree ends inside it: walking one checks nothing.
+
+    Args:
+        nodes: The structured array of scikit-learn's `TreePredictor`; children stand behind
+            their parents.
+        num_features: Length of the rows that it reads.
+    """
+    inner = np.flatnonzero(nodes["is_leaf"] == 0)
+    children = np.stack([nodes["left"][inner], nodes["right"][inner]]).astype(np.int64)
+    inside = (children > inner) & (children < len(nodes))
+    column = nodes["feature_idx"][inner].astype(np.int64)
+    numeric = (nodes["is_categorical"][inner] == 0) & (column >= 0) & (column < num_features)
+    return len(nodes) > 0 and bool(inside.all() and numeric.all())
 
 
 def store_network(

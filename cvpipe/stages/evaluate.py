@@ -1,4 +1,7 @@
-"""Fix the choice on val, open the test split once, score and compare all contenders."""
+"""Fix the choice on val, open the test split once, score and compare all contenders.
+
+All protocols are scored here: the holdout, the folds, and the careless split.
+"""
 
 import hashlib
 import json
@@ -6,14 +9,19 @@ import json
 import numpy as np
 import pandas as pd
 
+from cvpipe.config import Config
 from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import choose, compare_predictions
+from cvpipe.evaluation.intervals import difference_interval
 from cvpipe.evaluation.metrics import METRICS
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import read_json, write_json, write_table
+from cvpipe.report.content import CARELESS_COLUMNS, SUBGROUP_COLUMNS
 from cvpipe.runs import record_test_opening
 from cvpipe.stages.contenders import predict_split
 from cvpipe.stages.job import Job
+from cvpipe.stages.protocols import run_careless, run_folds
+from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
 from cvpipe.stages.split import rows_of_split
 
 # Below this, half of val is too small to choose on, and nothing else is fitted on val yet.
@@ -25,26 +33,28 @@ def fix_choice(job: Job) -> str:
     """Choose a contender on val and store the choice; once stored it stands.
 
     The choice uses half A of val; half B is kept for what is fitted after the choice.
-    A small val is used whole.
+    A small val is used whole. What looks at no pixel is a yardstick and not to be chosen,
+    unless there is nothing else.
 
     Returns:
         Name of the chosen contender.
     """
     if job.run.choice_path.exists():
         return str(read_json(job.run.choice_path)["chosen"])
-    val = rows_of_split(job, "val")
-    val = val[rows_for_choosing(val)]
+    whole = rows_of_split(job, "val")
+    val = whole[rows_for_choosing(whole)]
     image_ids = val["image_id"]
     tables = {
         name: table[table["image_id"].isin(image_ids)].reset_index(drop=True)
         for name, table in predictions_of(job, "val").items()
+        if name in candidates(job.config)
     }
     select_by = job.config.evaluate.select_by
     chosen = choose(tables, select_by)
     better = "highest" if METRICS[select_by].higher_is_better else "lowest"
     because = (
-        f"it has the {better} {METRICS[select_by].title.lower()} of {len(tables)} contenders on "
-        f"{len(val)} validation images"
+        f"it has the {better} {METRICS[select_by].title.lower()} of {len(tables)} candidates on "
+        f"{len(val)} of the {len(whole)} validation images"
     )
     write_json(
         job.run.choice_path,
@@ -56,6 +66,12 @@ def fix_choice(job: Job) -> str:
         },
     )
     return chosen
+
+
+def candidates(config: Config) -> list[str]:
+    """Name the contenders that may be chosen: those that look at the images, if there are any."""
+    looking = [c.name for c in config.contender if not is_baseline(c)]
+    return looking or [c.name for c in config.contender]
 
 
 def rows_for_choosing(val: pd.DataFrame) -> np.ndarray:
@@ -92,49 +108,125 @@ def fingerprint_of(test: pd.DataFrame) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def predictions_of(job: Job, split: str) -> dict[str, pd.DataFrame]:
+def predictions_of(job: Job, split: str, protocol: str = "holdout") -> dict[str, pd.DataFrame]:
     """Load the predictions of all contenders for a split, in the config's order."""
-    return {c.name: job.run.predictions(split, c.name) for c in job.config.contender}
+    return {c.name: job.run.predictions(split, c.name, protocol) for c in job.config.contender}
 
 
-def score(job: Job) -> None:
-    """Store the metrics of all contenders on val and test.
+def careful_protocols(config: Config) -> list[str]:
+    """Name the divisions that keep groups together."""
+    return ["holdout", "kfold"] if config.split.protocol == "kfold" else ["holdout"]
 
-    Val figures have no interval: val was used for choosing.
+
+def score(job: Job, groups: pd.Series) -> pd.DataFrame:
+    """Compute the metrics of all contenders under all protocols.
+
+    Val figures have no interval: val was used for choosing. Intervals of the careless split
+    know of the groups, too: only its division is careless.
     """
-    groups = job.run.manifest().set_index("image_id")["group"]
     tables = []
-    for split in ("val", "test"):
-        for name, predictions in predictions_of(job, split).items():
+    tested = [*careful_protocols(job.config), *(["careless"] if job.config.split.careless else [])]
+    for protocol, split in [("holdout", "val"), *((protocol, "test") for protocol in tested)]:
+        for name, predictions in predictions_of(job, split, protocol).items():
             table = score_predictions(
                 predictions, groups, job.config.seed, job.config.evaluate.resamples
             )
             if split == "val":
                 table[["low", "high"]] = np.nan
-            table.insert(0, "view", "single")
-            table.insert(0, "split", split)
-            table.insert(0, "contender", name)
-            table.insert(0, "repeat", 0)
-            table.insert(0, "protocol", "holdout")
+            keys = {"protocol": protocol, "repeat": 0, "contender": name}
+            tables.append(table.assign(**keys, split=split, view="single"))
+    columns = ["protocol", "repeat", "contender", "split", "view"]
+    joined = pd.concat(tables, ignore_index=True)
+    return joined[columns + [name for name in joined if name not in columns]]
+
+
+def compare(job: Job, chosen: str, groups: pd.Series) -> pd.DataFrame:
+    """Compare all contenders with the chosen one on the same test images, under each protocol.
+
+    The contenders that see facts of the file alone are also compared with the class
+    frequencies: what they gain is a way to guess the label without looking.
+    """
+    seed, resamples = job.config.seed, job.config.evaluate.resamples
+    tables = []
+    for protocol in careful_protocols(job.config):
+        predictions = predictions_of(job, "test", protocol)
+        comparisons = [(chosen, predictions)]
+        shortcuts = [c.name for c in job.config.contender if is_shortcut(c)]
+        for majority in [c.name for c in job.config.contender if is_majority(c)][:1]:
+            if shortcuts and majority != chosen:
+                names = (majority, *shortcuts)
+                comparisons.append((majority, {name: predictions[name] for name in names}))
+        for reference, compared in comparisons:
+            table = compare_predictions(reference, compared, groups, seed, resamples)
+            table.insert(0, "protocol", protocol)
             tables.append(table)
-    write_table(job.run.metrics_path, pd.concat(tables, ignore_index=True))
+    return pd.concat(tables, ignore_index=True)
 
 
-def compare(job: Job, chosen: str) -> None:
-    """Store the paired comparison of all contenders with the chosen one on test."""
-    groups = job.run.manifest().set_index("image_id")["group"]
-    table = compare_predictions(
-        chosen, predictions_of(job, "test"), groups, job.config.seed, job.config.evaluate.resamples
+def compare_with_careless(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Set each contender's test accuracy beside what the careless split claims.
+
+    Returns:
+        Columns `contender`, `holdout`, `careless`, `difference` (careless minus holdout), and
+        its interval `low`, `high`.
+    """
+    rows = metrics[
+        (metrics["split"] == "test") & (metrics["metric"] == "accuracy") & (metrics["label"] == "")
+    ]
+    holdout, careless = (
+        rows[rows["protocol"] == protocol].set_index("contender")
+        for protocol in ("holdout", "careless")
     )
-    write_table(job.run.comparison_path, table)
+    table = []
+    for name, claimed in careless.iterrows():
+        measured = holdout.loc[name]
+        low, high = difference_interval(
+            (claimed["value"], claimed["low"], claimed["high"]),
+            (measured["value"], measured["low"], measured["high"]),
+        )
+        difference = claimed["value"] - measured["value"]
+        table.append((name, measured["value"], claimed["value"], difference, low, high))
+    return pd.DataFrame(table, columns=list(CARELESS_COLUMNS))
+
+
+def score_subgroups(job: Job, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Compute every contender's accuracy in each subgroup.
+
+    Returns:
+        Columns `SUBGROUP_COLUMNS`, the worst subgroup first.
+    """
+    facts = manifest.set_index("image_id")
+    seed, resamples = job.config.seed, job.config.evaluate.resamples
+    rows = []
+    for protocol in careful_protocols(job.config):
+        for name, predictions in predictions_of(job, "test", protocol).items():
+            for column in job.config.evaluate.subgroups:
+                subgroup = facts.loc[predictions["image_id"], column].to_numpy()
+                for value, part in predictions.groupby(subgroup):
+                    scored = score_predictions(part, facts["group"], seed, resamples)
+                    accuracy = scored[scored["metric"] == "accuracy"].iloc[0]
+                    figures = accuracy[["metric", "value", "low", "high", "n"]]
+                    rows.append((protocol, name, column, value, *figures))
+    return pd.DataFrame(rows, columns=list(SUBGROUP_COLUMNS)).sort_values("value", kind="stable")
 
 
 def run_evaluation(job: Job) -> None:
-    """Choose, open test, score and compare; what is stored already is kept."""
+    """Choose, open test, try the other divisions, score and compare; what is stored is kept."""
     chosen = fix_choice(job)
-    with job.timed("evaluate", f"evaluate: {chosen} was chosen on val; opening the test split"):
+    with job.timed("test", f"test: {chosen} was chosen on val; opening the test split"):
         open_test(job)
+    if job.config.split.protocol == "kfold":
+        run_folds(job)
+    if job.config.split.careless:
+        run_careless(job)
+    with job.timed("evaluate", "evaluate: metrics, intervals, paired comparisons"):
+        manifest = job.run.manifest()
+        groups = manifest.set_index("image_id")["group"]
         if not job.run.metrics_path.exists():
-            score(job)
+            write_table(job.run.metrics_path, score(job, groups))
         if not job.run.comparison_path.exists():
-            compare(job, chosen)
+            write_table(job.run.comparison_path, compare(job, chosen, groups))
+        if not job.run.careless_path.exists():
+            write_table(job.run.careless_path, compare_with_careless(job.run.metrics()))
+        if not job.run.subgroups_path.exists():
+            write_table(job.run.subgroups_path, score_subgroups(job, manifest))

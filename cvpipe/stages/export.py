@@ -69,7 +69,10 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     backbone = BACKBONES[contender.backbone]
     metrics = job.run.metrics()
     rows = metrics[
-        (metrics["contender"] == name) & (metrics["split"] == "test") & (metrics["label"] == "")
+        (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
+        & (metrics["contender"] == name)
+        & (metrics["split"] == "test")
+        & (metrics["label"] == "")
     ]
     source = read_source(job.root)
     return {

@@ -1,7 +1,8 @@
 """The numbers that a contender's classifier sees, computed once per image and kept.
 
-A hand-crafted feature and a frozen backbone are the same thing here: images of a fixed
-size go in, one row per image comes out, and the row depends on nothing but the image.
+A hand-crafted feature, a frozen backbone and the facts of a file are the same thing here:
+paths of images go in, one row per image comes out, and the row depends on nothing but the
+bytes of its file.
 """
 
 import functools
@@ -14,59 +15,68 @@ from typing import Any
 import numpy as np
 
 from cvpipe.cache import cache_root, cached_rows
-from cvpipe.config import Contender, NetworkContender
+from cvpipe.config import Contender
 from cvpipe.data.images import DECODE_RULE, Fit
 from cvpipe.data.loading import load_batches
-from cvpipe.features.table import FEATURES
+from cvpipe.features.table import FEATURES, Feature
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
 from cvpipe.models.features import BATCH_SIZE, build_embed
 from cvpipe.models.framework import list_devices, set_threads
 from cvpipe.opencv import check_builds, installed_builds
 from cvpipe.stages.job import Watcher
+from cvpipe.stages.recipes import feature_names
+
+Describe = Callable[[Sequence[Path]], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Descriptor:
-    """One way to turn images of one size into rows.
+    """One way to turn image files into rows.
 
     Attributes:
         title: For progress bars.
-        image_size: `(height, width)` in pixels.
         row_size: Length of a row.
-        space: What decides a row besides the image; see `cvpipe.cache`.
-        prepare: Makes the function from `uint8` images to `float32` rows. Called only
-            when something has to be computed, because it may load a network.
+        space: What decides a row besides the file's bytes; see `cvpipe.cache`.
+        prepare: Makes the function from paths to `float32` rows. Called only when something
+            has to be computed, because it may load a network.
     """
 
     title: str
-    image_size: tuple[int, int]
     row_size: int
     space: dict[str, Any]
-    prepare: Callable[[], Callable[[np.ndarray], np.ndarray]]
+    prepare: Callable[[], Describe]
 
 
-def descriptors_of(contender: Contender, threads: int) -> list[Descriptor]:
+def descriptors_of(contender: Contender, fit: Fit, threads: int) -> list[Descriptor]:
     """List the descriptors whose rows, side by side, are a contender's features."""
-    if isinstance(contender, NetworkContender):
-        return [backbone_descriptor(contender.backbone, threads)]
-    return [feature_descriptor(name) for name in contender.features]
+    return [build_descriptor(name, fit, threads) for name in feature_names(contender)]
 
 
-def feature_descriptor(name: str) -> Descriptor:
-    """Describe images by a hand-crafted feature."""
+def build_descriptor(name: str, fit: Fit, threads: int) -> Descriptor:
+    """Describe images by a feature or by the frozen features of a backbone."""
+    if name in BACKBONES:
+        return _backbone_descriptor(name, fit, threads)
     feature = FEATURES[name]
+    if isinstance(feature, Feature):
+        return _image_descriptor(name, feature, fit, threads)
+    space = {"feature": feature.identity, "pillow": metadata.version("pillow")}
+    return Descriptor(name, feature.row_size, space, feature.build)
+
+
+def _image_descriptor(name: str, feature: Feature, fit: Fit, threads: int) -> Descriptor:
     blank = np.zeros((1, *feature.image_size, 3), dtype=np.uint8)
     transformer = feature.build().fit(blank)
     space = {
         "feature": feature.identity,
         "opencv": next(iter(check_builds(installed_builds()).values())),
+        **_image_space(feature.image_size, fit),
     }
     row_size = transformer.transform(blank).shape[1]
-    return Descriptor(name, feature.image_size, row_size, space, lambda: transformer.transform)
+    describe = from_images(transformer.transform, feature.image_size, fit, threads)
+    return Descriptor(name, row_size, space, lambda: describe)
 
 
-def backbone_descriptor(name: str, threads: int) -> Descriptor:
-    """Describe images by the frozen features of a backbone."""
+def _backbone_descriptor(name: str, fit: Fit, threads: int) -> Descriptor:
     backbone = BACKBONES[name]
     space = {
         "backbone": name,
@@ -78,10 +88,38 @@ def backbone_descriptor(name: str, threads: int) -> Descriptor:
         # What decides the last bits:
         "threads": threads,
         "devices": list_devices(),
+        **_image_space(backbone.image_size, fit),
     }
 
-    prepare = functools.partial(load_embed, name, threads)
-    return Descriptor(name, backbone.image_size, backbone.num_features, space, prepare)
+    def prepare() -> Describe:
+        return from_images(load_embed(name, threads), backbone.image_size, fit, threads)
+
+    return Descriptor(name, backbone.num_features, space, prepare)
+
+
+def _image_space(image_size: tuple[int, int], fit: Fit) -> dict[str, Any]:
+    """State how a file becomes pixels."""
+    return {
+        "image_size": image_size,
+        "decode": DECODE_RULE,
+        "fit": fit,
+        "pillow": metadata.version("pillow"),
+    }
+
+
+def from_images(
+    function: Callable[[np.ndarray], np.ndarray],
+    image_size: tuple[int, int],
+    fit: Fit,
+    threads: int,
+) -> Describe:
+    """Make a function of `uint8` images of one size into a function of paths."""
+
+    def describe(paths: Sequence[Path]) -> np.ndarray:
+        batches = load_batches(paths, image_size, fit, BATCH_SIZE, threads)
+        return np.concatenate([function(batch) for batch in batches])
+
+    return describe
 
 
 @functools.lru_cache(maxsize=1)  # train, val and test ask one after the other
@@ -115,38 +153,26 @@ def describe_images(
         `float32` array of shape `(n, num_features)`; of shape `(n, 1)` and all zero for a
         contender that looks at no image.
     """
+    paths = [root / image_id for image_id in image_ids]
     blocks = []
-    for descriptor in descriptors_of(contender, threads):
-        space = {
-            **descriptor.space,
-            "image_size": descriptor.image_size,
-            "decode": DECODE_RULE,
-            "fit": fit,
-            "pillow": metadata.version("pillow"),
-        }
-        compute = _computation(descriptor, [root / key for key in image_ids], fit, threads)
+    for descriptor in descriptors_of(contender, fit, threads):
         track = functools.partial(watcher.track, title=descriptor.title)
+        compute = _rows_at(paths, functools.cache(descriptor.prepare))
         blocks.append(
-            cached_rows(space, sha256s, compute, descriptor.row_size, cache_root(), track)
+            cached_rows(
+                descriptor.space, sha256s, compute, descriptor.row_size, cache_root(), track
+            )
         )
     return join_blocks(blocks, len(image_ids))
+
+
+def _rows_at(
+    paths: Sequence[Path], prepare: Callable[[], Describe]
+) -> Callable[[list[int]], np.ndarray]:
+    """Make the function that computes the rows which are not stored."""
+    return lambda positions: prepare()([paths[position] for position in positions])
 
 
 def join_blocks(blocks: Sequence[np.ndarray], num_images: int) -> np.ndarray:
     """Put the rows of several descriptors side by side; one column of zeros if there are none."""
     return np.hstack(blocks) if blocks else np.zeros((num_images, 1), dtype=np.float32)
-
-
-def _computation(
-    descriptor: Descriptor, paths: Sequence[Path], fit: Fit, threads: int
-) -> Callable[[list[int]], np.ndarray]:
-    """Make the function that computes the rows which are not stored."""
-    prepare = functools.cache(descriptor.prepare)
-
-    def compute(positions: list[int]) -> np.ndarray:
-        wanted = [paths[position] for position in positions]
-        batches = load_batches(wanted, descriptor.image_size, fit, BATCH_SIZE, threads)
-        function = prepare()
-        return np.concatenate([function(batch) for batch in batches])
-
-    return compute

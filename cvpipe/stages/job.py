@@ -55,5 +55,7 @@ class Job:
         """Announce a stage and record its duration in the run."""
         self.watcher.say(title)
         started = time.perf_counter()
-        yield
-        self.run.record_seconds(stage, time.perf_counter() - started)
+        try:
+            yield
+        finally:
+            self.run.record_seconds(stage, time.perf_counter() - started)

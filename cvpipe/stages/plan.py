@@ -17,8 +17,9 @@ from cvpipe.config import (
 )
 from cvpipe.data.sources import DATASETS
 from cvpipe.errors import InputError, check_name
-from cvpipe.features.table import FEATURES
+from cvpipe.features.table import FEATURES, FileFeature
 from cvpipe.models.backbones import BACKBONES
+from cvpipe.stages.recipes import MAJORITY, classifier_of, feature_names
 
 # Seconds on two cores of a current laptop, generously rounded: a person wants to know
 # whether to wait or to fetch a coffee.
@@ -26,7 +27,7 @@ START_SECONDS = 25.0
 SECONDS_PER_IMAGE = 0.009  # decode three times, hash, evaluate
 SECONDS_PER_IMAGE_FEATURE = 0.002
 SECONDS_PER_IMAGE_BACKBONE = 0.018  # once for the features, once for the check of the export
-SECONDS_PER_IMAGE_FIT = 0.0004
+SECONDS_PER_IMAGE_FIT = 0.0001
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,19 @@ def check_names(config: Config) -> Config:
             continue
         check_name("classifier", contender.classifier, CLASSIFIERS)
         for name in contender.features:
-            check_name("feature", name, FEATURES)
-        if not contender.features and CLASSIFIERS[contender.classifier].parameter:
+            check_name("feature", name, (*FEATURES, *BACKBONES))
+        if not contender.features and contender.classifier != MAJORITY:
             raise InputError(
                 f"contender {contender.name!r} has the classifier {contender.classifier!r} but "
-                f"no features; choose some of {sorted(FEATURES)}."
+                f"no features; choose some of {sorted((*FEATURES, *BACKBONES))}."
+            )
+        files = [name for name in contender.features if isinstance(FEATURES.get(name), FileFeature)]
+        if files and not CLASSIFIERS[contender.classifier].any_scale:
+            fitting = sorted(name for name, c in CLASSIFIERS.items() if c.any_scale)
+            raise InputError(
+                f"contender {contender.name!r} gives {files[0]!r} to {contender.classifier!r}, for "
+                f"which its largest numbers, the bytes of the file, would decide alone; choose one "
+                f"of {fitting}."
             )
     return config
 
@@ -128,16 +137,19 @@ def estimate_seconds(config: Config, num_images: int) -> float:
         config: What is to be run.
         num_images: Number of images.
     """
-    total = START_SECONDS + num_images * SECONDS_PER_IMAGE
+    names = {name for contender in config.contender for name in feature_names(contender)}
+    num_backbones = sum(name in BACKBONES for name in names)
+    per_image = SECONDS_PER_IMAGE + num_backbones * SECONDS_PER_IMAGE_BACKBONE
+    per_image += (len(names) - num_backbones) * SECONDS_PER_IMAGE_FEATURE
     for contender in config.contender:
-        num_values, num_folds = SEARCHES[contender.search]
-        fits = num_values * num_folds + 1
-        if isinstance(contender, NetworkContender):
-            total += num_images * (SECONDS_PER_IMAGE_BACKBONE + fits * SECONDS_PER_IMAGE_FIT)
-        elif contender.features:
-            per_image = len(contender.features) * SECONDS_PER_IMAGE_FEATURE
-            total += num_images * (per_image + fits * SECONDS_PER_IMAGE_FIT)
-    return total
+        classifier = CLASSIFIERS[classifier_of(contender)]
+        step, num_folds = SEARCHES[contender.search]
+        last = 1 + num_folds * classifier.calibrate
+        search = len(classifier.values[::step]) * num_folds + last
+        repeats = 1 + config.split.num_folds * (config.split.protocol == "kfold")
+        fits = repeats * search + last * config.split.careless
+        per_image += fits * SECONDS_PER_IMAGE_FIT
+    return START_SECONDS + num_images * per_image
 
 
 def in_words(seconds: float) -> str:

@@ -9,14 +9,12 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.config import NetworkContender, usable_cores
-from cvpipe.data.images import Fit
-from cvpipe.data.loading import load_batches
 from cvpipe.errors import InputError, check_name
 from cvpipe.files import read_json
-from cvpipe.models.features import BATCH_SIZE, build_embed
+from cvpipe.models.features import build_embed
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.contenders import load_network, load_predictor
-from cvpipe.stages.features import Descriptor, descriptors_of, join_blocks
+from cvpipe.stages.features import Describe, descriptors_of, from_images, join_blocks
 
 
 @dataclass(frozen=True)
@@ -26,18 +24,13 @@ class ImageClassifier:
     Attributes:
         name: The contender.
         class_names: Class order of the probabilities.
-        fit: How images are brought to size.
-        threads: Threads that load images.
-        branches: Pairs of an image size and a function from `uint8` images of that size
-            to rows; the rows are put side by side.
+        branches: Functions from paths to rows; the rows are put side by side.
         classify: Function from the joined rows to probabilities.
     """
 
     name: str
     class_names: list[str]
-    fit: Fit
-    threads: int
-    branches: list[tuple[tuple[int, int], Callable[[np.ndarray], np.ndarray]]]
+    branches: list[Describe]
     classify: Callable[[np.ndarray], np.ndarray]
 
     def predict_proba(self, paths: Sequence[str | Path]) -> pd.DataFrame:
@@ -55,13 +48,7 @@ class ImageClassifier:
         if not paths:
             raise InputError("no image was given; give the path of at least one image file.")
         files = [Path(path) for path in paths]
-        blocks = [
-            np.concatenate(
-                [function(b) for b in load_batches(files, size, self.fit, BATCH_SIZE, self.threads)]
-            )
-            for size, function in self.branches
-        ]
-        rows = join_blocks(blocks, len(files))
+        rows = join_blocks([describe(files) for describe in self.branches], len(files))
         return frames.make_predictions(
             [str(path) for path in paths], [""] * len(files), self.classify(rows), self.class_names
         )
@@ -94,22 +81,23 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
     contenders = {contender.name: contender for contender in config.contender}
     contender = contenders[check_name("contender", name, contenders)]
     part = run.part_path(name)
-    classify: Callable[[np.ndarray], np.ndarray]
     if isinstance(contender, NetworkContender):
         # The whole network as it is stored: what an export is made of.
         model = load_network(part / "model.keras")
         size = tuple(model.input_shape[1:3])
-        branches, classify = [(size, build_embed(model))], _as_they_are
-    else:
-        branches = [_branch(d) for d in descriptors_of(contender, config.threads)]
-        classify = load_predictor(part, config.threads)
+        return ImageClassifier(
+            name,
+            run.class_names(),
+            [from_images(build_embed(model), size, config.images.fit, config.threads)],
+            _as_they_are,
+        )
+    descriptors = descriptors_of(contender, config.images.fit, config.threads)
     return ImageClassifier(
-        name, run.class_names(), config.images.fit, config.threads, branches, classify
+        name,
+        run.class_names(),
+        [descriptor.prepare() for descriptor in descriptors],
+        load_predictor(part, config.threads),
     )
-
-
-def _branch(descriptor: Descriptor) -> tuple[tuple[int, int], Callable[[np.ndarray], np.ndarray]]:
-    return descriptor.image_size, descriptor.prepare()
 
 
 def _as_they_are(probabilities: np.ndarray) -> np.ndarray:
@@ -120,11 +108,10 @@ def _load_bundle(folder: Path) -> ImageClassifier:
     bundle = read_json(folder / "bundle.json")
     model = load_network(folder / bundle["files"]["keras"])
     height, width = bundle["input"]["image_size"]
+    embed = build_embed(model)
     return ImageClassifier(
         bundle["contender"],
         list(bundle["class_names"]),
-        bundle["input"]["fit"],
-        usable_cores(),
-        [((height, width), build_embed(model))],
+        [from_images(embed, (height, width), bundle["input"]["fit"], usable_cores())],
         _as_they_are,
     )

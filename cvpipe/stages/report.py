@@ -9,6 +9,7 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.classifiers import CLASSIFIERS
 from cvpipe.config import Contender, NetworkContender
+from cvpipe.data.duplicates import DISTANCE
 from cvpipe.data.images import read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES
@@ -27,6 +28,8 @@ from cvpipe.stages.contenders import describe_search
 from cvpipe.stages.evaluate import fingerprint_of
 from cvpipe.stages.job import Job
 from cvpipe.stages.predict import load_contender
+from cvpipe.stages.recipes import is_baseline
+from cvpipe.stages.risks import find_risks, find_warnings
 from cvpipe.stages.split import rows_of_split
 
 SAMPLES_PER_CLASS = 6
@@ -62,6 +65,11 @@ def rebuild_report(run: Run, data: Path | None = None) -> None:
         raise InputError(
             f"the run {str(run.path)!r} is not finished, so it has no report yet; finish it with "
             "the command that started it, which goes on where it stopped."
+        )
+    if not (run.careless_path.exists() and run.subgroups_path.exists()):
+        raise InputError(
+            f"the run {str(run.path)!r} was made by an older cvpipe and lacks tables that the "
+            f"report shows; make it anew with: cvpipe run {run.config_path} --again"
         )
     write_report(run, data_root(run, data))
 
@@ -101,11 +109,17 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         mistakes=confident_mistakes(predictions[choice["chosen"]], root),
         timings=list(run.timings().items()),
         test_openings=count_openings(run, manifest),
-        warnings=collect_warnings(run, names),
+        risks=find_risks(run),
+        warnings=find_warnings(run),
         repeat_commands=repeat_commands(run, read_source(root)),
         versions={"python": facts["python"], **facts["versions"]},
         parity=collect_parity(run),
         exported=exported_contender(run),
+        folds=config.split.num_folds if config.split.protocol == "kfold" else 0,
+        careless=run.careless(),
+        duplicates=run.duplicates(),
+        duplicate_threshold=DISTANCE,
+        subgroups=run.subgroups(),
     )
 
 
@@ -157,7 +171,7 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
             f"with {CLASSIFIERS['softmax'].title}"
         )
     else:
-        titles = [FEATURES[name].title for name in contender.features]
+        titles = [title_of(name) for name in contender.features]
         title = CLASSIFIERS[contender.classifier].title
         description = f"{' and '.join(titles)} with a {title}" if titles else title
     return ContenderSummary(
@@ -167,7 +181,15 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
         chosen_values=describe_search(fit),
         fit_seconds=fit["fit_seconds"],
         predict_images_per_second=run.speeds().get(contender.name, float("nan")),
+        is_baseline=is_baseline(contender),
     )
+
+
+def title_of(feature: str) -> str:
+    """Say what a feature or a backbone's frozen features are."""
+    if feature in BACKBONES:
+        return f"frozen features of {BACKBONES[feature].description}"
+    return FEATURES[feature].title
 
 
 def confident_mistakes(predictions: pd.DataFrame, root: Path) -> list[Mistake]:
@@ -212,23 +234,6 @@ def collect_parity(run: Run) -> list[ParityResult]:
                     )
                 )
     return results
-
-
-def collect_warnings(run: Run, contenders: list[str]) -> list[str]:
-    """Collect what a reader should know, in plain words."""
-    warnings = []
-    for name in contenders:
-        fit = read_json(run.part_path(name) / "fit.json")
-        warnings += [f"{name}: {text}." for text in fit["warnings"]]
-    findings = frames.read_text_table(run.findings_path)
-    about_all = findings[(findings["image_id"] == "") & (findings["severity"] == "warning")]
-    warnings += [f"{reason}." for reason in about_all["reason"]]
-    dropped = findings["reason"].str.endswith("; left out").sum()
-    if dropped:
-        warnings.append(
-            f"{dropped} image(s) could not be read and were left out; see the findings."
-        )
-    return warnings
 
 
 def repeat_commands(run: Run, source: dict[str, str]) -> list[str]:

@@ -7,17 +7,26 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from cvpipe.cache import cache_root, max_bytes, trim
-from cvpipe.config import Config, NetworkContender
+from cvpipe.config import Config
+from cvpipe.errors import InputError, nearest_name
 from cvpipe.files import write_json
 from cvpipe.models.backbones import weights_fingerprint
 from cvpipe.models.framework import list_devices, set_threads
-from cvpipe.runs import Run, manifest_fingerprint, provenance, run_name, stored_root
+from cvpipe.runs import (
+    Run,
+    manifest_fingerprint,
+    provenance,
+    read_source,
+    run_name,
+    stored_root,
+)
 from cvpipe.stages.audit import run_audit, scan_and_hash
 from cvpipe.stages.contenders import fit_contender, predict_split
 from cvpipe.stages.evaluate import run_evaluation
 from cvpipe.stages.export import require_parity, run_export
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
+from cvpipe.stages.recipes import backbones_of
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
 
@@ -55,7 +64,7 @@ def run(
     watcher = watcher or Nobody()
     max_bytes()  # a bad bound is answered now rather than after the work
     plan = make_plan(Path(target), settings, Path(data) if data else None, preset)
-    rows = scan_and_hash(plan.root, plan.config.data.labels, plan.config.threads)
+    rows = check_subgroups(plan.config, scan_and_hash(plan.root, plan.config))
     job = make_job(plan, rows, Path(runs_path), again, watcher)
     if job.run.is_finished:
         watcher.say(f"finished before; the report is {job.run.report_path}")
@@ -65,6 +74,9 @@ def run(
             f"{len(rows):,} images, {len(plan.config.contender)} contenders: {in_words(seconds)} "
             f"on two cores -> {job.run.path}"
         )
+        licence = read_source(plan.root).get("licence")
+        if licence:
+            watcher.say(f"licence of the images: {licence}")
         if weights_of(plan.config):
             set_threads(plan.config.threads)  # fails now rather than after minutes
         with threadpool_limits(plan.config.threads):
@@ -73,11 +85,25 @@ def run(
     return job.run
 
 
+def check_subgroups(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return scanned rows that have the columns which `evaluate.subgroups` names.
+
+    Raises:
+        InputError: A column is missing.
+    """
+    columns = [name for name in rows if name not in ("image_id", "sha256")]
+    for name in config.evaluate.subgroups:
+        if name not in columns:
+            raise InputError(
+                f"evaluate.subgroups names the column {name!r}, but the table of images has the "
+                f"columns {columns}; {nearest_name(name, columns)}"
+            )
+    return rows
+
+
 def make_job(plan: Plan, rows: pd.DataFrame, runs_path: Path, again: bool, watcher: Watcher) -> Job:
     """Find or make the run folder of a plan and store its config and provenance."""
-    fingerprint = manifest_fingerprint(
-        rows["image_id"].tolist(), rows["label"].tolist(), rows["sha256"].tolist()
-    )
+    fingerprint = manifest_fingerprint(rows)
     run = Run(runs_path / run_name(plan.config, fingerprint))
     if again:
         run = next_run(run)
@@ -102,11 +128,8 @@ def next_run(run: Run) -> Run:
 
 def weights_of(config: Config) -> dict[str, str]:
     """Map each backbone in use to the sha256 of its weights."""
-    return {
-        contender.backbone: weights_fingerprint(contender.backbone)
-        for contender in config.contender
-        if isinstance(contender, NetworkContender)
-    }
+    names = [name for contender in config.contender for name in backbones_of(contender)]
+    return {name: weights_fingerprint(name) for name in names}
 
 
 def run_stages(job: Job, rows: pd.DataFrame) -> None:

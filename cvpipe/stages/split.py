@@ -1,9 +1,10 @@
-"""Divide the audited images of a run into train, val and test."""
+"""Divide the audited images of a run: train, val and test; carelessly; into folds."""
 
 import numpy as np
 import pandas as pd
 
 from cvpipe import frames
+from cvpipe.config import SplitSection
 from cvpipe.data.splits import assign_splits
 from cvpipe.errors import InputError
 from cvpipe.files import write_json, write_table
@@ -11,25 +12,89 @@ from cvpipe.stages.job import Job
 
 
 def run_split(job: Job, rows: pd.DataFrame) -> None:
-    """Give every audited row a split; store class order and manifest.
+    """Give every audited row its place in every division; store class order and manifest.
+
+    All divisions are fixed here, before anything is fitted.
 
     Raises:
-        InputError: A class is missing from a split.
+        InputError: A class is missing from a part of a division.
     """
     with job.timed("split", "split: stratified by class, groups kept together"):
-        section = job.config.split
-        fractions = {
-            "train": 1.0 - section.val_fraction - section.test_fraction,
-            "val": section.val_fraction,
-            "test": section.test_fraction,
-        }
         class_names = frames.class_names_of(rows["label"])
-        targets = frames.targets_of(rows["label"], class_names)
-        rng = np.random.default_rng(job.config.seed)
-        manifest = rows.assign(split=assign_splits(targets, rows["group"].tolist(), fractions, rng))
-        check_split(manifest)
+        manifest = divide(
+            rows, frames.targets_of(rows["label"], class_names), job.config.split, job.config.seed
+        )
         write_json(job.run.classes_path, class_names)
         write_table(job.run.manifest_path, manifest)
+
+
+def divide(
+    rows: pd.DataFrame, targets: np.ndarray, section: SplitSection, seed: int
+) -> pd.DataFrame:
+    """Add the columns `split` and, as the config says, `careless` and `fold`.
+
+    Args:
+        rows: Audited rows with `label` and `group`.
+        targets: `int` array of shape `(n,)`.
+        section: How to divide.
+        seed: Of the divisions; each has a stream of its own, so that asking for one more
+            changes none of the others.
+
+    Raises:
+        InputError: A class is missing from a part of a division.
+    """
+    fractions = {
+        "train": 1.0 - section.val_fraction - section.test_fraction,
+        "val": section.val_fraction,
+        "test": section.test_fraction,
+    }
+    groups = rows["group"].tolist()
+    split = assign_splits(targets, groups, fractions, np.random.default_rng(seed))
+    manifest = check_split(rows.assign(split=split))
+    if section.careless:
+        alone = rows["image_id"].tolist()
+        rng = np.random.default_rng([seed, 1])
+        manifest["careless"] = assign_splits(targets, alone, fractions, rng)
+        _check_classes(manifest, "careless")
+    if section.protocol == "kfold":
+        folds = {str(fold): 1.0 / section.num_folds for fold in range(section.num_folds)}
+        rng = np.random.default_rng([seed, 2])
+        manifest["fold"] = assign_splits(targets, groups, folds, rng)
+        check_folds(manifest, section.num_folds)
+    return manifest
+
+
+def check_folds(manifest: pd.DataFrame, num_folds: int) -> pd.DataFrame:
+    """Return a manifest with as many folds as asked for, each of which can be left out.
+
+    Args:
+        manifest: With `label`, `group` and `fold`.
+        num_folds: Number of folds asked for.
+
+    Raises:
+        InputError: A fold is empty, or the folds but one have fewer than two groups of a class,
+            which the search of hyperparameters needs.
+        RuntimeError: A group is cut.
+    """
+    instead = "lower split.num_folds, or use split.protocol = 'holdout'."
+    found = manifest["fold"].nunique()
+    if found < num_folds:
+        raise InputError(
+            f"only {found} of {num_folds} folds got an image: there are "
+            f"{manifest['group'].nunique()} group(s), and a group is never cut. Add images, "
+            + instead
+        )
+    folds = manifest["fold"].unique()
+    for label, rows in manifest.groupby("label"):
+        fewest = min(rows.loc[rows["fold"] != fold, "group"].nunique() for fold in folds)
+        if fewest < 2:
+            raise InputError(
+                f"without one of the {num_folds} folds class {label!r} has {fewest} group(s) left, "
+                f"and 2 are needed: it has {len(rows)} image(s) in {rows['group'].nunique()} "
+                f"group(s), and a group is never cut. Add images of {label!r}, " + instead
+            )
+    _check_whole_groups(manifest, "fold")
+    return manifest
 
 
 def check_split(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -39,22 +104,30 @@ def check_split(manifest: pd.DataFrame) -> pd.DataFrame:
         InputError: A class is missing from a split.
         RuntimeError: A group is cut.
     """
-    counts = pd.crosstab(manifest["label"], manifest["split"]).reindex(
-        columns=list(frames.SPLITS), fill_value=0
-    )
-    for label, row in counts.iterrows():
-        for split, count in row.items():
-            if count == 0:
-                of_class = manifest[manifest["label"] == label]
-                raise InputError(
-                    f"no image of class {label!r} came into {split}: it has {len(of_class)} "
-                    f"image(s) in {of_class['group'].nunique()} group(s), and a group is never "
-                    f"cut. Add images of {label!r}, or change split.val_fraction and "
-                    "split.test_fraction."
-                )
-    if (manifest.groupby("group")["split"].nunique() > 1).any():
-        raise RuntimeError("the split cut a group")  # cannot happen; a leak must never pass
+    _check_classes(manifest, "split")
+    _check_whole_groups(manifest, "split")
     return manifest
+
+
+def _check_classes(manifest: pd.DataFrame, division: str) -> None:
+    for label, rows in manifest.groupby("label"):
+        missing = [split for split in frames.SPLITS if split not in set(rows[division])]
+        if missing:
+            where, why, otherwise = (
+                (" of the careless split", "", ", or do without it: split.careless = false")
+                if division == "careless"
+                else ("", f" in {rows['group'].nunique()} group(s), and a group is never cut", "")
+            )
+            raise InputError(
+                f"no image of class {label!r} came into {missing[0]}{where}: it has {len(rows)} "
+                f"image(s){why}. Add images of {label!r}, or change split.val_fraction and "
+                f"split.test_fraction{otherwise}."
+            )
+
+
+def _check_whole_groups(manifest: pd.DataFrame, division: str) -> None:
+    if (manifest.groupby("group")[division].nunique() > 1).any():
+        raise RuntimeError(f"the {division} cut a group")  # cannot happen; no leak may pass
 
 
 def rows_of_split(job: Job, split: str) -> pd.DataFrame:

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (typographic signs are what the pages must show)
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,12 +7,16 @@ from matplotlib.colors import to_hex, to_rgb
 from cvpipe.errors import InputError
 from cvpipe.plots.charts import (
     CHOSEN,
+    MUTED,
     OTHER,
+    SPLIT_COLOURS,
     plot_class_counts,
     plot_confusion_matrix,
+    plot_duplicate_thresholds,
     plot_metric_dots,
+    plot_protocol_gap,
 )
-from cvpipe.plots.svg import build_axes
+from cvpipe.plots.svg import build_axes, build_panels
 
 
 @pytest.fixture
@@ -73,6 +78,97 @@ def test_a_dot_needs_exactly_one_row(ax, order):
     twice = pd.concat([METRICS, METRICS[METRICS["contender"] == "b"]])
     with pytest.raises(InputError, match=r"contender '[bz]' has [02] rows of 'accuracy'"):
         plot_metric_dots(twice, "accuracy", order, "a", ax)
+
+
+def test_yardsticks_are_hollow_and_muted(ax):
+    plot_metric_dots(METRICS, "accuracy", ["a", "b"], "a", ax, {"b"})
+    dots = ax.collections[1]
+    assert [to_hex(colour) for colour in dots.get_facecolor()] == [CHOSEN, "#ffffff"]
+    assert [to_hex(colour) for colour in dots.get_edgecolor()] == ["#ffffff", OTHER]
+    assert [text.get_color() == MUTED for text in ax.texts] == [False, True]
+    assert [text.get_color() == MUTED for text in ax.get_yticklabels()] == [False, True]
+
+
+GAPS = pd.DataFrame(
+    [("a", 0.9, 0.96, 0.06), ("b", 0.7, 0.69, -0.01)],
+    columns=["contender", "holdout", "careless", "difference"],
+)
+GAP_METRICS = pd.concat(
+    [
+        METRICS[METRICS["contender"] != "c"].assign(protocol="holdout"),
+        metric_rows(
+            ("a", "accuracy", "", 0.96, 0.92, 0.98), ("b", "accuracy", "", 0.69, 0.6, 0.8)
+        ).assign(protocol="careless"),
+    ]
+)
+
+
+def test_a_gap_joins_two_dots_with_their_intervals(ax):
+    assert plot_protocol_gap(GAPS, GAP_METRICS, ["b", "a"], "a", ax) is ax
+    bars, *pairs = ax.collections
+    assert [np.asarray(bar).tolist() for bar in bars.get_segments()] == [
+        [[0.7, 0], [0.69, 0]],
+        [[0.9, 1], [0.96, 1]],
+    ]
+    expected = {
+        CHOSEN: ([0.7, 0.9], [(0.6, 0.79), (0.85, 0.94)], -1),
+        SPLIT_COLOURS["test"]: ([0.69, 0.96], [(0.6, 0.8), (0.92, 0.98)], 1),
+    }
+    for (colour, (values, intervals, side)), lines, dots in zip(
+        expected.items(), pairs[::2], pairs[1::2], strict=True
+    ):
+        assert to_hex(lines.get_colors()[0]) == to_hex(dots.get_facecolor()[0]) == colour
+        np.testing.assert_array_equal(dots.get_offsets(), np.c_[values, [0, 1]])
+        segments = np.array(lines.get_segments())
+        np.testing.assert_array_equal(segments[:, :, 0], intervals)
+        assert (np.sign(segments[:, :, 1] - [[0], [1]]) == side).all()
+    texts = [text.get_text().replace("\u00a0", " ") for text in ax.texts]
+    assert texts == ["70.0 % → 69.0 % (−1.0 points)", "90.0 % → 96.0 % (6.0 points)"]
+    assert [text.get_fontweight() for text in ax.texts] == ["normal", "bold"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["b", "a"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "groups kept together",
+        "careless split",
+    ]
+    assert ax.xaxis.get_major_formatter()(0.5, 0) == "50\u00a0%"
+
+
+def test_a_gap_needs_both_protocols(ax):
+    alone = GAP_METRICS[GAP_METRICS["protocol"] == "holdout"]
+    with pytest.raises(InputError, match="contender 'a' has 0 rows of 'accuracy'"):
+        plot_protocol_gap(GAPS, alone, ["a", "b"], "a", ax)
+
+
+DUPLICATES = pd.DataFrame(
+    {"threshold": [0, 24, 64], "clusters": [2, 9, 4], "largest": [2, 3, 1500], "mixed": [0, 0, 0]}
+)
+
+
+def test_duplicates_are_drawn_against_the_threshold():
+    panels = build_panels(8, 2, 3)[1]
+    assert plot_duplicate_thresholds(DUPLICATES, 24.0, panels) is panels
+    titles = [
+        "clusters, single images counted",
+        "images in the largest cluster",
+        "clusters with mixed labels",
+    ]
+    assert [ax.get_title(loc="left") for ax in panels] == titles
+    for ax, column in zip(panels, ["clusters", "largest", "mixed"], strict=True):
+        curve, line = ax.lines
+        np.testing.assert_array_equal(curve.get_xydata(), DUPLICATES[["threshold", column]])
+        assert list(line.get_xdata()) == [24, 24]
+        assert line.get_linestyle() == ":"
+        assert ax.get_ylim()[0] == 0
+        assert ax.get_ylim()[1] > max(1, DUPLICATES[column].max())
+        assert ax.get_xlabel() == "threshold"
+        assert all(tick == int(tick) for tick in ax.get_yticks())
+    assert panels[1].yaxis.get_major_formatter()(1500, 0) == "1,500"
+
+
+def test_without_a_threshold_no_line_is_drawn():
+    panels = build_panels(8, 2, 3)[1]
+    plot_duplicate_thresholds(DUPLICATES, np.nan, panels)
+    assert [len(ax.lines) for ax in panels] == [1, 1, 1]
 
 
 def confusion_texts(ax):

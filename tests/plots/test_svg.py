@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cvpipe.plots.charts import plot_confusion_matrix
-from cvpipe.plots.svg import build_axes, figure_to_svg
+from cvpipe.plots.svg import build_axes, build_panels, figure_to_svg
 
 NASTY = ["<b>&\"'", "$\\frac$", ' style="x" id="y"', "日本", "NA"]
 
@@ -71,6 +71,16 @@ def test_global_settings_are_left_alone():
     before = dict(mpl.rcParams)
     draw()
     assert dict(mpl.rcParams) == before
+
+
+def test_panels_stand_side_by_side():
+    figure, panels = build_panels(6.0, 2.0, 3)
+    assert panels == figure.axes
+    assert len(panels) == 3
+    boxes = [ax.get_position() for ax in panels]
+    assert boxes[0].x1 < boxes[1].x0 < boxes[1].x1 < boxes[2].x0
+    assert len({box.y0 for box in boxes}) == 1
+    assert tuple(figure.get_size_inches()) == (6.0, 2.0)
 
 
 @pytest.mark.parametrize("size", [(5.0, 1.5), (2.0, 3.0)])

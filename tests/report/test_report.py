@@ -1,6 +1,7 @@
 # ruff: noqa: RUF001  (typographic signs are what the pages must show)
 import base64
 import dataclasses
+import functools
 import hashlib
 import html
 import io
@@ -15,25 +16,36 @@ from PIL import Image
 from cvpipe.errors import InputError
 from cvpipe.frames import make_predictions
 from cvpipe.report.content import (
+    CARELESS_COLUMNS,
     COMPARISON_COLUMNS,
+    DUPLICATE_COLUMNS,
     METRIC_COLUMNS,
     SEVERITIES,
+    SUBGROUP_COLUMNS,
     ContenderSummary,
     DataSummary,
     Mistake,
     ParityResult,
     ReportContent,
+    Risk,
     check_content,
 )
 from cvpipe.report.page import (
+    confusion_size,
     contender_order,
     count_confusions,
     count_findings,
     image_data_uri,
     metric_table,
     render_report,
+    subgroup_tables,
 )
+from cvpipe.report.wording import careless_sentence
 
+SITES = [
+    *(("holdout", "north", 0.9, 50), ("holdout", "east", 0.7, 30), ("holdout", "", 0.8, 20)),
+    *(("kfold", "north", 0.95, 200), ("kfold", "east", 0.6, 120)),
+]
 NASTY_CLASS = "<script>alert(1)</script>"
 NASTY_ID = """a "quoted" 'name' & <b>.jpg"""
 HEADINGS = [
@@ -67,20 +79,37 @@ def metric_rows(contender, accuracy, split="test", protocol="holdout", view="sin
     ]
 
 
+def compare_row(
+    contender,
+    difference,
+    low,
+    high,
+    p_value,
+    verdict,
+    only_contender=0,
+    only_reference=0,
+    metric="accuracy",
+    protocol="holdout",
+    reference="probe",
+    n=600,
+):
+    start = (protocol, contender, reference, metric, difference, low, high, p_value / 2, p_value)
+    return (*start, verdict, only_contender, only_reference, n)
+
+
 def build_content(class_names=("cat", "dog"), **changes):
     """A small but complete content; `changes` replace whole fields."""
     names = list(class_names)
     rows = [
         *metric_rows("probe", 0.983),
         *metric_rows("probe", 0.991, split="val"),
-        *metric_rows("probe", 0.999, protocol="careless"),
         *metric_rows("probe", 0.977, view="flip"),
         *metric_rows("hog", 0.918),
         *metric_rows("tuned", 0.985),
     ]
     comparison = [
-        ("hog", "probe", "accuracy", -0.065, -0.089, -0.041, 1e-5, 2e-5, "worse", 2, 41, 600),
-        ("tuned", "probe", "accuracy", 0.002, -0.011, 0.015, 0.4, 0.8, VERDICT_SAME, 5, 4, 600),
+        compare_row("hog", -0.065, -0.089, -0.041, 2e-5, "worse", 2, 41),
+        compare_row("tuned", 0.002, -0.011, 0.015, 0.8, VERDICT_SAME, 5, 4),
     ]
     images = ["a.jpg", "b.jpg", "c.jpg", NASTY_ID]
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6]])
@@ -123,6 +152,62 @@ def build_content(class_names=("cat", "dog"), **changes):
         exported="probe",
     )
     return dataclasses.replace(content, **changes)
+
+
+def build_full(**changes):
+    """A content with every optional part: k-fold, careless split, duplicates, subgroups."""
+    content = build_content()
+    accuracies = {"hog": 0.918, "tuned": 0.985, "probe": 0.983}
+    careless = {"hog": 0.973, "tuned": 0.985, "probe": 0.993}
+    kfold = {"hog": 0.905, "tuned": 0.955, "probe": 0.965}
+    rows = []
+    for name in accuracies:
+        rows += metric_rows(name, careless[name], protocol="careless")
+        rows += [(*row[:-1], 2624) for row in metric_rows(name, kfold[name], protocol="kfold")]
+    gaps = [
+        ("hog", 0.918, 0.973, 0.055, 0.041, 0.069),
+        ("tuned", 0.985, 0.985, 0.0, -0.01, 0.01),
+        ("probe", 0.983, 0.993, 0.01, 0.001, 0.019),
+    ]
+    comparison = [
+        compare_row("hog", -0.06, -0.07, -0.05, 1e-9, "worse", 7, 77, protocol="kfold", n=2624),
+        compare_row("hog", 0.4, 0.3, 0.5, 1e-9, "better", 88, 8, reference="tuned"),
+    ]
+    subgroups = [
+        *((p, "probe", "site", s, "accuracy", v, v - 0.1, v + 0.05, n) for p, s, v, n in SITES),
+        ("holdout", "hog", "site", "east", "accuracy", 0.1, 0.0, 0.2, 30),
+        ("holdout", "probe", "site", "east", "log_loss", 0.2, 0.0, 0.2, 30),
+        ("careless", "probe", "site", "east", "accuracy", 0.3, 0.0, 0.2, 30),
+        ("holdout", "probe", NASTY_CLASS, NASTY_CLASS, "accuracy", 0.5, 0.4, 0.6, 40),
+    ]
+    full = dataclasses.replace(
+        content,
+        metrics=pd.concat([content.metrics, pd.DataFrame(rows, columns=METRIC_COLUMNS)]),
+        comparison=pd.concat(
+            [content.comparison, pd.DataFrame(comparison, columns=COMPARISON_COLUMNS)]
+        ),
+        contenders=[
+            dataclasses.replace(contender, is_baseline=contender.name == "hog")
+            for contender in content.contenders
+        ],
+        risks=[
+            Risk("The file gives it away.", "File size alone names 62 %."),
+            Risk("A split flatters.", "By 10 points."),
+        ],
+        folds=5,
+        careless=pd.DataFrame(gaps, columns=CARELESS_COLUMNS),
+        duplicates=pd.DataFrame(
+            [(0, 2, 2, 0), (24, 5, 4, 1), (48, 3, 900, 2)], columns=DUPLICATE_COLUMNS
+        ),
+        duplicate_threshold=24.0,
+        subgroups=pd.DataFrame(subgroups, columns=SUBGROUP_COLUMNS),
+    )
+    return dataclasses.replace(full, **changes)
+
+
+@functools.cache
+def full_text():
+    return render_report(build_full())
 
 
 def with_data(content, **changes):
@@ -183,12 +268,23 @@ def page():
     return Page(render_report(build_content()))
 
 
+@pytest.fixture(scope="module")
+def full():
+    return Page(full_text())
+
+
 def test_equal_content_gives_equal_bytes():
-    assert render_report(build_content()) == render_report(build_content())
+    assert render_report(build_full()) == full_text()
 
 
-def test_page_is_balanced_and_has_its_sections(page):
-    assert page.headings == HEADINGS
+@pytest.mark.parametrize("name", ["page", "full"])
+def test_page_is_balanced_and_has_its_sections(name, request):
+    page = request.getfixturevalue(name)
+    with_split = [*HEADINGS[:3], "What the split does", *HEADINGS[3:]]
+    assert page.headings == (HEADINGS if name == "page" else with_split)
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    sections = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
+    assert links == [f"#{section}" for section in sections]
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     for _, name, value in page.attributes:
@@ -197,7 +293,7 @@ def test_page_is_balanced_and_has_its_sections(page):
 
 
 def test_nothing_is_loaded_from_elsewhere():
-    text = render_report(build_content())
+    text = full_text()
     page = Page(text)
     assert not page.tags & {"script", "link", "iframe", "object", "form", "base"}
     for tag, name, value in page.attributes:
@@ -235,6 +331,8 @@ def test_names_from_data_are_escaped_everywhere():
         repeat_commands=[NASTY_CLASS],
         versions={NASTY_CLASS: NASTY_CLASS},
         timings=[(NASTY_CLASS, 1.0)],
+        risks=[Risk(NASTY_CLASS, NASTY_CLASS)] * 2,
+        subgroups=build_full().subgroups,
     )
     nasty = with_data(
         nasty, title=NASTY_CLASS, root_name=NASTY_CLASS, licence=NASTY_CLASS, citation=NASTY_CLASS
@@ -263,12 +361,12 @@ def test_answer_in_words(page):
     assert page.text.index("probe was chosen") < page.text.index("What these figures say")
 
 
-def compare(*row):
-    return pd.DataFrame([row], columns=COMPARISON_COLUMNS)
+def compare(*row, **more):
+    return pd.DataFrame([compare_row(*row, **more)], columns=COMPARISON_COLUMNS)
 
 
 def test_better_on_test_is_said_and_not_called_the_choice():
-    row = ("tuned", "probe", "accuracy", 0.02, 0.01, 0.03, 0.01, 0.02, "better", 9, 1, 600)
+    row = ("tuned", 0.02, 0.01, 0.03, 0.02, "better", 9, 1)
     page = Page(render_report(build_content(comparison=compare(*row))))
     assert "tuned is better by 2.0 points (1.0 to 3.0, p = 0.020)." in page.text
     assert "The choice stands although another contender did better on test" in page.text
@@ -276,20 +374,20 @@ def test_better_on_test_is_said_and_not_called_the_choice():
 
 
 def test_a_larger_loss_is_worse():
-    row = ("hog", "probe", "log_loss", 0.12, 0.05, 0.19, 0.01, 0.012, "worse", 0, 0, 600)
-    page = Page(render_report(build_content(comparison=compare(*row))))
+    rows = compare("hog", 0.12, 0.05, 0.19, 0.012, "worse", metric="log_loss")
+    page = Page(render_report(build_content(comparison=rows)))
     assert "hog is worse by 0.120 in log loss (0.050 to 0.190, p = 0.012)." in page.text
 
 
 def test_a_negative_difference_that_settles_nothing_keeps_its_sign():
-    row = ("hog", "probe", "accuracy", -0.01, -0.03, 0.01, 0.3, 0.3, VERDICT_SAME, 1, 7, 600)
+    row = ("hog", -0.01, -0.03, 0.01, 0.3, VERDICT_SAME, 1, 7)
     page = Page(render_report(build_content(comparison=compare(*row))))
     assert "apart from it: difference −1.0 points (−3.0 to 1.0, p = 0.30)." in page.text
 
 
 def test_images_are_counted_for_accuracy_alone():
-    start = ("hog", "probe", "macro_f1", -0.02, -0.03, -0.01, 0.01, 0.02, "worse")
-    page = Page(render_report(build_content(comparison=compare(*start, pd.NA, pd.NA, 600))))
+    row = ("hog", -0.02, -0.03, -0.01, 0.02, "worse", pd.NA, pd.NA)
+    page = Page(render_report(build_content(comparison=compare(*row, metric="macro_f1"))))
     assert page.row("hog", 1)[5:] == ["–", "–", "600"]
 
 
@@ -307,13 +405,15 @@ def test_tables_show_the_numbers(page):
     paired = ["hog", "worse", "accuracy", "−6.5 points|−8.9 to −4.1", "< 0.001", "2", "41", "600"]
     assert page.row("hog", 1) == paired
     assert page.row("tuned", 1)[4] == "0.80"
+    paired_names = [row[0].strip("|") for row in page.tables if VERDICT_SAME in row[1]]
+    assert paired_names == ["tuned"]
     assert page.row("hog", 2) == ["hog", "HOG and SVM.|C| 0.3, by CV", "1 min 35 s", "210"]
     assert page.row("tuned", 2) == ["tuned", "A tuned network.", "2 h 2 min", "–"]
     # val: marked, without an interval
     assert page.row("probe", 2) == ["probe", "99.1 %", "0.009", "600"]
     assert "Validation figures (used for choosing)" in page.text
     further = ["probe", "holdout", "0", "test", "flip", "97.7 %|92.7 to 98.7", "0.023", "600"]
-    assert further in [page.row("probe", n) for n in (3, 4)]
+    assert page.row("probe", 3) == further
     of_dog = ["dog", "68.3 %|63.3 to 69.3", "78.3 %|73.3 to 79.3", "300"]  # 310 were called dog
     assert page.row("dog", 1) == of_dog
     assert page.row("cat")[:4] == ["cat", "5", "1", "2"]
@@ -329,8 +429,6 @@ def test_cautions_stand_on_the_page(page):
         "Nothing here is clinical evidence",
         "not that the two are equal",
         "it has the lowest log loss on 100 validation images",
-        "A careless random split, one that lets related images stand on both sides, would have "
-        "claimed 99.9 %",
         "This test split has been opened once",
         "Two images were left out.",
         "CC BY 4.0",
@@ -498,6 +596,7 @@ def test_pictures_must_be_rgb_bytes(image):
 
 
 CONTENT = build_content()
+FULL = build_full()
 
 
 @pytest.mark.parametrize(
@@ -513,6 +612,32 @@ CONTENT = build_content()
         (
             build_content(comparison=CONTENT.comparison.drop(columns="verdict")),
             r"comparison table of a report lacks the columns \['verdict'\]",
+        ),
+        *(
+            (
+                build_content(**{name: getattr(FULL, name).drop(columns=column)}),
+                rf"{name} table of a report lacks the columns \['{column}'\]",
+            )
+            for name, columns in (
+                ("careless", CARELESS_COLUMNS),
+                ("duplicates", DUPLICATE_COLUMNS),
+                ("subgroups", SUBGROUP_COLUMNS),
+            )
+            for column in columns
+        ),
+        (
+            build_content(comparison=CONTENT.comparison.assign(protocol="careless")),
+            "unknown protocol of a comparison 'careless'",
+        ),
+        (build_full(folds=1), r"folds is 1, but a page knows 0 \(no k-fold\) or at least 2"),
+        (build_full(folds=-2), "folds is -2"),
+        (
+            build_content(folds=5),
+            r"'probe' has 0 test accuracies in the metrics \(protocol 'kfold', view 'single'\)",
+        ),
+        (
+            build_content(careless=FULL.careless),
+            r"'hog' has 0 test accuracies in the metrics \(protocol 'careless', view 'single'\)",
         ),
         (
             with_data(CONTENT, findings=CONTENT.data.findings.drop(columns="reason")),
@@ -548,3 +673,226 @@ def test_row_numbers_of_the_metrics_do_not_matter():
 
 def test_a_good_content_passes_unchanged():
     assert check_content(CONTENT) is CONTENT
+    assert check_content(FULL) is FULL
+
+
+def test_the_biggest_risk_stands_between_the_lead_and_the_rest(full):
+    parts = ["probe was chosen", "Read this first", "Biggest risk The file gives it away."]
+    parts += [
+        "File size alone names 62 %.",
+        "A split flatters. By 10 points.",
+        "Two images were left out.",
+        "Over 5 folds",
+        "hog is worse by",
+    ]
+    positions = [full.text.index(part) for part in parts]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize(
+    ("risks", "warnings", "shown"),
+    [
+        ([], [], (False, False, False)),
+        ([], ["Odd."], (True, False, True)),
+        ([Risk("Bad.", "Very.")], [], (True, True, False)),
+        ([Risk("Bad.", "Very."), Risk("Odd.", "Too.")], [], (True, True, True)),
+    ],
+)
+def test_the_box_holds_what_there_is(risks, warnings, shown):
+    text = render_report(build_content(risks=risks, warnings=warnings))
+    inside = re.search(r"<aside.*?</aside>", text, re.DOTALL)
+    box = inside.group() if inside else ""
+    assert ("Read this first" in box, "Biggest risk" in box, "<ul>" in box) == shown
+
+
+def test_k_fold_is_told_apart_from_the_model_file(full, page):
+    words = (
+        "Over 5 folds, with every one of the 2,624 images scored once by a model that had not seen "
+        "its group, the recipe of probe names 96.5 % correctly (95 % interval 91.5 to 97.5). That "
+        "judges the recipe, not one file: the number that belongs to the model file is the 98.3 % "
+        "on the test images."
+    )
+    assert words in full.text
+    assert "folds" not in page.text
+    elsewhere = Page(render_report(build_full(exported="tuned"))).text
+    assert "belongs to the model file is the test figure of tuned." in elsewhere
+    nowhere = Page(render_report(build_full(exported=""))).text
+    assert "That judges the recipe, not one file. " in nowhere
+
+
+def rows_of(text, caption):
+    """The cells of the table with this caption, headings included."""
+    table = next(t for t in re.findall(r"<table.*?</table>", text, re.DOTALL) if caption in t)
+    return [
+        [cell.replace("\u00a0", " ").strip("|\n") for cell in row] for row in Page(table).tables
+    ]
+
+
+def test_k_fold_has_tables_of_its_own():
+    text = full_text()
+    assert rows_of(text, "k-fold figures: 5 times") == [
+        ["contender", "accuracy", "log loss", "images"],
+        ["probe", "96.5 %|91.5 to 97.5", "0.035", "2,624"],
+        ["tuned", "95.5 %|90.5 to 96.5", "0.045", "2,624"],
+        ["hog|yardstick", "90.5 %|85.5 to 91.5", "0.095", "2,624"],
+    ]
+    paired = rows_of(text, "Paired comparison with the recipe of probe on all images")[1:]
+    start = ["hog|yardstick", "worse", "accuracy", "−6.0 points|−7.0 to −5.0", "< 0.001"]
+    assert paired == [[*start, "7", "77", "2,624"]]
+
+
+def test_k_fold_is_read_in_the_single_view():
+    flipped = pd.DataFrame(
+        metric_rows("probe", 0.5, protocol="kfold", view="flip"), columns=METRIC_COLUMNS
+    )
+    contenders = [dataclasses.replace(c, view="flip") for c in FULL.contenders[2:]]
+    metrics = pd.concat([FULL.metrics, flipped])
+    comparison, careless = CONTENT.comparison.iloc[:0], CONTENT.careless
+    content = build_full(
+        metrics=metrics, contenders=contenders, comparison=comparison, careless=careless
+    )
+    text = render_report(content)
+    assert "recipe of probe names 96.5\u00a0% correctly" in text
+    rows = rows_of(text, "All other figures of this run")
+    assert ["kfold", "0", "test", "flip", "50.0 %|45.0 to 51.0"] in [row[1:6] for row in rows]
+
+
+def test_only_comparisons_with_the_chosen_contender_are_shown_in_the_order_of_the_page():
+    text = full_text()
+    paired = rows_of(text, "Paired comparison with probe on the same test images")[1:]
+    assert [(row[0], row[1]) for row in paired] == [
+        ("tuned", VERDICT_SAME),
+        ("hog|yardstick", "worse"),
+    ]
+    outcomes = re.search(r'<ul class="outcomes">.*?</ul>', text, re.DOTALL).group()
+    assert re.findall(r"<strong>(\w+)<", outcomes) == ["tuned", "hog"]
+    assert "The choice stands" not in text  # hog is better than tuned, which was not chosen
+
+
+def test_several_contenders_without_a_comparison_are_not_called_one():
+    page = Page(render_report(build_content(comparison=CONTENT.comparison.iloc[:0])))
+    assert "only contender" not in page.text
+
+
+def test_every_figure_of_the_run_stands_in_one_place():
+    text = full_text()
+    further = rows_of(text, "All other figures of this run")[1:]
+    assert [row[:5] for row in further] == [["probe", "holdout", "0", "test", "flip"]]
+    # Without the parts that show them, they must not vanish.
+    bare = render_report(build_full(folds=0, careless=CONTENT.careless))
+    protocols = [row[1] for row in rows_of(bare, "All other figures of this run")[1:]]
+    assert sorted(protocols) == ["careless"] * 3 + ["holdout"] + ["kfold"] * 3
+
+
+def test_the_careless_split_is_shown_and_explained(full):
+    text = full_text()
+    assert rows_of(text, "Test accuracy on both splits") == [
+        ["contender", "grouped", "careless", "difference"],
+        ["probe", "98.3 %", "99.3 %", "1.0 points|0.1 to 1.9"],
+        ["tuned", "98.5 %", "98.5 %", "0.0 points|−1.0 to 1.0"],
+        ["hog|yardstick", "91.8 %", "97.3 %", "5.5 points|4.1 to 6.9"],
+    ]
+    assert rows_of(text, "Figures of the careless split")[1] == [
+        *("probe", "99.3 %|94.3 to 100.3", "0.007", "600"),
+    ]
+    for words in (
+        "would have been fooled by",
+        "no difference means that the careless split did no harm here",
+        "The largest difference here is that of hog: 5.5 points (4.1 to 6.9). Of 3 differences, 2 "
+        "have an interval above zero.",
+    ):
+        assert words in full.text, words
+    labels = [value for _, name, value in full.attributes if name == "aria-label"]
+    label = next(label for label in labels if "groups kept together" in label)
+    assert "probe 98.3 % and 99.3 %; tuned 98.5 % and 98.5 %; hog 91.8" in label.replace(
+        "\u00a0", " "
+    )
+
+
+@pytest.mark.parametrize(
+    ("lows", "words"),
+    [
+        ([0.01], "Of 1 difference, 1 has an interval above zero."),
+        ([0.01, 0.0], "Of 2 differences, 1 has an interval above zero."),
+        (
+            [-0.1, 0.0],
+            "Of 2 differences, none has an interval above zero: that the careless split did harm "
+            "is not shown for these images.",
+        ),
+    ],
+)
+def test_differences_above_zero_are_counted(lows, words):
+    rows = [("x", 0.5, 0.5, 0.02, low, 0.03) for low in lows]
+    assert careless_sentence(pd.DataFrame(rows, columns=CARELESS_COLUMNS)).endswith(words)
+
+
+def test_yardsticks_are_marked_and_explained_once(full, page):
+    assert full.text.count("Hollow dots are yardsticks: they look at no pixel") == 1
+    assert "yardstick" not in page.text
+    text = full_text()
+    assert set(re.findall(r'([^>]*)<small class="yardstick">', text)) == {"hog"}
+    labels = [value for tag, name, value in full.attributes if (tag, name) == ("svg", "aria-label")]
+    assert labels[0].endswith("hog (yardstick) 91.8\u00a0% (86.8\u00a0to\u00a092.8)")
+    assert "probe (yardstick)" not in labels[0]
+
+
+def test_a_class_named_like_a_yardstick_is_not_marked():
+    metrics = FULL.metrics.assign(label=FULL.metrics["label"].replace("dog", "hog"))
+    rows = rows_of(render_report(build_full(metrics=metrics)), "Each class on the test images")
+    assert rows[1][0] == "hog"
+
+
+def test_near_duplicates_are_drawn_and_described(full):
+    labels = [value for _, name, value in full.attributes if name == "aria-label"]
+    words = "labels, by threshold: 0: 2, 2, 0; 24: 5, 4, 1; 48: 3, 900, 2"
+    assert sum(words in label for label in labels) == 1
+    assert "A threshold does not transfer from one data set to another" in full.text
+    assert "begin to chain" in full.text
+
+
+@pytest.mark.parametrize("largest", [[], [1, 1]])
+def test_no_near_duplicate_no_figure(largest):
+    rows = [(threshold, 0, size, 0) for threshold, size in enumerate(largest)]
+    table = pd.DataFrame(rows, columns=DUPLICATE_COLUMNS)
+    assert "Near-duplicates</h3>" not in render_report(build_full(duplicates=table))
+
+
+def test_subgroups_stand_worst_first_per_column_and_protocol():
+    text = full_text()
+    assert rows_of(text, "By site, on the test images.") == [
+        ["site", "accuracy", "images"],
+        ["east", "70.0 %|60.0 to 75.0", "30"],
+        ["(not given)", "80.0 %|70.0 to 85.0", "20"],
+        ["north", "90.0 %|80.0 to 95.0", "50"],
+    ]
+    over_folds = rows_of(text, "By site, over 5 folds.")[1:]
+    assert [row[0] for row in over_folds] == ["east", "north"]
+    captions = [(part.column, part.protocol) for part in subgroup_tables(FULL)]
+    assert captions == [("site", "holdout"), ("site", "kfold"), (NASTY_CLASS, "holdout")]
+    assert "Subgroups</h3>" not in render_report(CONTENT)
+
+
+@pytest.mark.parametrize(("number", "shown"), [(12, 12), (13, 12)])
+def test_many_subgroups_are_cut_and_counted(number, shown):
+    rows = [
+        ("holdout", "probe", "site", f"s{i:02d}", "accuracy", 1 - i / 100, 0.1, 0.9, 9)
+        for i in range(number)
+    ]
+    table = pd.DataFrame(rows, columns=SUBGROUP_COLUMNS)
+    text = render_report(build_content(subgroups=table))
+    names = [row[0] for row in rows_of(text, "By site, on the test images")[1:]]
+    assert names == [f"s{i:02d}" for i in reversed(range(number))][:shown]
+    assert ("; the 12 worst of 13 subgroups." in text) == (number > shown)
+
+
+def test_the_licence_stands_at_the_foot_when_it_is_known(page):
+    assert page.text.endswith("Images: CC BY 4.0")
+    assert "Images: " not in Page(render_report(with_data(CONTENT, licence=""))).text
+
+
+def test_a_matrix_grows_with_its_classes_and_with_the_longest_name():
+    width, height = confusion_size(["no", "yes"])
+    long_width, long_height = confusion_size(["no", "x" * 20])
+    assert (long_width - width, long_height - height) == pytest.approx((2.26, 0.83), abs=0.01)
+    assert confusion_size(["x" * 26] * 2) == confusion_size(["x" * 90] * 2)
+    assert confusion_size(["no"] * 10)[1] - confusion_size(["no"] * 2)[1] == pytest.approx(2.12)

@@ -6,14 +6,20 @@ import pytest
 from PIL import Image
 
 from cvpipe import cache as cache_module
+from cvpipe.classifiers import fit_at
 from cvpipe.config import validate_config
 from cvpipe.data.images import read_image, resize_image
+from cvpipe.features.file_facts import describe_files
 from cvpipe.features.hog import HistogramOfOrientedGradients
-from cvpipe.features.table import FEATURES, Feature
+from cvpipe.features.table import FEATURES, Feature, FileFeature
+from cvpipe.files import write_json
 from cvpipe.models.backbones import BACKBONES
+from cvpipe.runs import Run
 from cvpipe.stages import features as stage
-from cvpipe.stages.features import backbone_descriptor, describe_images, feature_descriptor
+from cvpipe.stages.contenders import store_estimator
+from cvpipe.stages.features import build_descriptor, describe_images, from_images
 from cvpipe.stages.job import Nobody
+from cvpipe.stages.predict import load, load_contender
 
 SIZES = [(70, 40), (40, 90), (128, 128), (31, 33), (200, 150)]
 
@@ -130,9 +136,9 @@ def test_descriptor_is_prepared_once_and_only_when_something_is_missing(images, 
     def prepare():
         nonlocal num_prepared
         num_prepared += 1
-        return lambda batch: np.ones((len(batch), 1), np.float32)
+        return lambda paths: np.ones((len(paths), 1), np.float32)
 
-    descriptor = stage.Descriptor("ones", (4, 4), 1, {"ones": 1}, prepare)
+    descriptor = stage.Descriptor("ones", 1, {"ones": 1}, prepare)
     monkeypatch.setattr(stage, "descriptors_of", lambda *_: [descriptor])
     monkeypatch.setattr(cache_module, "CHUNK_ROWS", 2)
     for _ in range(2):
@@ -202,25 +208,187 @@ def test_watcher_is_shown_each_feature(images, counting):
     assert seen == [("hog", 1), ("counting", 1), ("hog", 0), ("counting", 0)]
 
 
-def test_hog_is_described_without_an_image():
-    descriptor = feature_descriptor("hog")
-    assert descriptor.image_size == (128, 128)
+def test_hog_is_described_without_an_image(monkeypatch):
+    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read"))
+    descriptor = build_descriptor("hog", "pad", 2)
+    assert descriptor.title == "hog"
     assert descriptor.row_size == 7 * 7 * 4 * 9
     assert descriptor.space["feature"] == FEATURES["hog"].identity
+    assert descriptor.space["image_size"] == (128, 128)
+    assert descriptor.space["fit"] == "pad"
 
 
 def test_backbone_is_described_without_loading_it(monkeypatch):
     monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
-    descriptor = backbone_descriptor("efficientnet_lite0", 3)
+    descriptor = build_descriptor("efficientnet_lite0", "crop", 3)
     backbone = BACKBONES["efficientnet_lite0"]
-    assert descriptor.image_size == backbone.image_size
     assert descriptor.row_size == backbone.num_features
+    assert descriptor.space["image_size"] == backbone.image_size
+    assert descriptor.space["fit"] == "crop"
     assert descriptor.space["weights"] == stage.weights_fingerprint("efficientnet_lite0")
     assert descriptor.space["backbone"] == "efficientnet_lite0"
     # What is known to decide the last bits of a network.
     assert descriptor.space["threads"] == 3
     assert descriptor.space["batch_size"] == stage.BATCH_SIZE
     assert descriptor.space["runtime"].startswith("tensorflow ")
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_feature_is_computed_through_its_descriptor(name, images):
+    root, image_ids, _ = images
+    descriptor = build_descriptor(name, "stretch", 2)
+    rows = descriptor.prepare()([root / image_id for image_id in image_ids])
+    assert rows.shape == (len(image_ids), descriptor.row_size)
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(describe(classic(name), images), rows)
+
+
+# Facts of files.
+
+
+def test_facts_of_files_are_read_through_the_cache(images, monkeypatch):
+    root, image_ids, sha256s = images
+    expected = describe_files([root / image_id for image_id in image_ids])
+    assert expected[:, :2].tolist() == [[w, h] for h, w in [*SIZES, SIZES[0]]]
+    num_read = 0
+
+    def counting_describe(paths):
+        nonlocal num_read
+        num_read += len(paths)
+        return describe_files(paths)
+
+    facts = dataclasses.replace(FEATURES["file_facts"], build=lambda: counting_describe)
+    monkeypatch.setitem(FEATURES, "file_facts", facts)
+    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("pixels are decoded"))
+    for _ in ("cold", "warm"):
+        rows = describe(classic("file_facts"), images)
+        assert rows.dtype == np.float32
+        np.testing.assert_array_equal(rows, expected)
+        assert num_read == len(SIZES)  # equal files are read once, and none a second time
+    # Nothing of how pixels are prepared decides the facts, so nothing is read again.
+    describe(classic("file_facts"), images, fit="crop", threads=1)
+    assert num_read == len(SIZES)
+    other = (root, image_ids, ["0" * 64, *sha256s[1:]])
+    np.testing.assert_array_equal(describe(classic("file_facts"), other), expected)
+    assert num_read == len(SIZES) + 1
+
+
+def test_what_decides_the_facts_is_in_their_key(images, monkeypatch):
+    def is_computed_anew():
+        before = len(calls)
+        describe(classic("facts"), images)
+        return len(calls) > before
+
+    calls = []
+
+    def describe_paths(paths):
+        calls.append(paths)
+        return np.zeros((len(paths), 2), np.float32)
+
+    feature = FileFeature("facts", 2, lambda: describe_paths, identity="facts-1")
+    monkeypatch.setitem(FEATURES, "facts", feature)
+    assert is_computed_anew()
+    assert not is_computed_anew()
+    other = dataclasses.replace(feature, identity="facts-2")
+    monkeypatch.setitem(FEATURES, "facts", other)
+    assert is_computed_anew()
+    monkeypatch.setattr(stage.metadata, "version", lambda _: "1")  # Pillow reads the headers
+    assert is_computed_anew()
+
+
+# The frozen features of a network beside others.
+
+
+@pytest.fixture
+def tiny_network(monkeypatch):
+    """The backbone's function replaced by one that takes the first pixel."""
+
+    def embed(batch):
+        assert batch.shape[1:] == (*BACKBONES["efficientnet_lite0"].image_size, 3)
+        return np.repeat(batch[:, 0, 0, :1].astype(np.float32), 1280, axis=1)
+
+    loaded = []
+    monkeypatch.setattr(
+        stage, "load_embed", lambda *arguments: (loaded.append(arguments), embed)[1]
+    )
+    return loaded
+
+
+def test_a_backbone_among_the_features(images, tiny_network):
+    hog = describe(classic("hog"), images)
+    network = contender_of(backbone="efficientnet_lite0", recipe="linear_probe")
+    deep = describe(network, images)
+    assert deep.shape == (len(SIZES) + 1, 1280)
+    assert len(np.unique(deep)) == len(SIZES)
+    rows = describe(classic("hog", "efficientnet_lite0"), images)
+    np.testing.assert_array_equal(rows, np.hstack([hog, deep]))
+    turned = describe(classic("efficientnet_lite0", "hog"), images)
+    np.testing.assert_array_equal(turned, np.hstack([deep, hog]))
+    # The network that is a contender and the one among features share their rows.
+    assert tiny_network == [("efficientnet_lite0", 2)]
+
+
+def test_paths_are_loaded_in_order_and_in_batches(images, monkeypatch):
+    root, image_ids, _ = images
+    monkeypatch.setattr(stage, "BATCH_SIZE", 4)
+    seen = []
+
+    def first_values(batch):
+        seen.append(len(batch))
+        return batch[:, 0, 0, :1].astype(np.float32)
+
+    paths = [root / image_id for image_id in image_ids]
+    rows = from_images(first_values, (6, 4), "stretch", 2)(paths)
+    assert seen == [4, 2]
+    assert rows[:, 0].tolist() == [float(read_and_resize(path)[0, 0, 0]) for path in paths]
+
+
+# A stored contender reads new files as those of train were read.
+
+
+def store_contender(path, images, *features, fit="stretch"):
+    """Store a run with one fitted contender; return its features and estimator, too."""
+    values = {"name": "c", "features": list(features), "classifier": "nearest_neighbours"}
+    config = validate_config(
+        {
+            "name": "a",
+            "data": {"root": "x"},
+            "images": {"fit": fit},
+            "contender": [values],
+            "threads": 2,
+        }
+    )
+    run = Run(path)
+    write_json(run.config_path, config.model_dump(mode="json"))
+    write_json(run.classes_path, ["0", "NA"])
+    rows = describe(config.contender[0], images, fit)
+    targets = np.arange(len(rows)) % 2
+    estimator = fit_at(
+        "nearest_neighbours", {"k": 3.0}, rows, targets, images[1], "fine", 0, threads=1
+    )
+    part = run.part_path("c")
+    store_estimator(part / "model.skops", estimator)
+    write_json(part / "fit.json", {"model": "model.skops"})
+    write_json(run.choice_path, {"chosen": "c"})
+    return run, rows, estimator
+
+
+@pytest.mark.parametrize(
+    "features", [["file_facts"], ["counting", "file_facts"], ["file_facts", "efficientnet_lite0"]]
+)
+def test_new_files_are_described_as_in_training(features, tmp_path, images, counting, tiny_network):
+    root, image_ids, _ = images
+    run, rows, estimator = store_contender(tmp_path / "run", images, *features, fit="crop")
+    classifier = load_contender(run, "c")
+    paths = [root / image_id for image_id in image_ids]
+    blocks = [branch(paths) for branch in classifier.branches]
+    assert len(blocks) == len(features)
+    np.testing.assert_array_equal(np.hstack(blocks), rows)
+    predictions = load(run.path).predict_proba(paths)
+    assert predictions["image_id"].tolist() == [str(path) for path in paths]
+    shown = predictions[["p_0", "p_NA"]].to_numpy()
+    np.testing.assert_array_equal(shown, estimator.predict_proba(rows))
+    assert len(np.unique(shown, axis=0)) > 1
 
 
 def test_network_is_run_once(images, monkeypatch):

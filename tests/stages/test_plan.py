@@ -1,13 +1,16 @@
 import json
-import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
-from cvpipe.config import preset_config, validate_config
+from cvpipe.classifiers import CLASSIFIERS
+from cvpipe.config import PRESETS, SplitSection, preset_config, validate_config
 from cvpipe.errors import InputError
+from cvpipe.features.table import FEATURES
+from cvpipe.models.backbones import BACKBONES
 from cvpipe.stages.plan import check_names, estimate_seconds, in_words, make_plan
 
 PIPELINE = """
@@ -75,9 +78,12 @@ def test_folder():
     assert plan.root == Path("größe eins")
     assert (plan.config.name, plan.config.data.labels) == ("größe_eins", "folders")
     assert plan.config.split.val_fraction == 0.3
-    assert [c.name for c in plan.config.contender] == ["majority", "hog_svm", "linear_probe"]
-    assert plan.config.contender[1].search == "fine"
-    assert make_plan(Path("größe eins"), preset="quick").config.contender[1].search == "coarse"
+    standard = {c.name: c.search for c in plan.config.contender}
+    assert {"majority", "shortcut", "hog_rbf", "linear_probe"} <= standard.keys()
+    assert set(standard.values()) == {"fine"}
+    quick = make_plan(Path("größe eins"), preset="quick").config.contender
+    assert {c.name for c in quick} < standard.keys()
+    assert {c.search for c in quick} == {"coarse"}
 
 
 def test_working_directory_itself(here):
@@ -161,7 +167,16 @@ def test_unknown_preset(target):
         (
             {**HOG, "features": []},
             "contender 'hog_svm' has the classifier 'linear_svm' but no features; choose some of "
-            "['hog'].",
+            "['colour_histogram', 'efficientnet_lite0', 'file_facts', 'hog', 'raw_pixels'].",
+        ),
+        (
+            {**HOG, "features": ["efficientnet_lite1"]},
+            "unknown feature 'efficientnet_lite1'; did you mean 'efficientnet_lite0'?",
+        ),
+        # A network has features of its own, but a feature is no network.
+        (
+            {**PROBE, "backbone": "hog"},
+            f"unknown backbone 'hog'; choose one of {sorted(BACKBONES)}.",
         ),
     ],
 )
@@ -180,8 +195,41 @@ def test_names_are_checked_for_every_kind_of_target():
 
 
 def test_known_names():
-    config = config_of(MAJORITY, HOG, PROBE, {**HOG, "name": "soft", "classifier": "softmax"})
+    of_features = [
+        {"name": f"c{number}", "features": [name], "classifier": classifier}
+        for number, (name, classifier) in enumerate(product([*FEATURES, *BACKBONES], CLASSIFIERS))
+        if name != "file_facts" or CLASSIFIERS[classifier].any_scale
+    ]
+    config = config_of(MAJORITY, HOG, PROBE, *of_features)
     assert check_names(config) is config
+
+
+def test_features_and_backbones_share_no_name():
+    # Both may stand in the list `features` of a contender.
+    assert not FEATURES.keys() & BACKBONES.keys()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_name_what_there_is(preset):
+    config = validate_config(preset_config("a", "x", "folders", preset))
+    assert check_names(config) is config
+
+
+def test_facts_of_files_need_a_classifier_that_takes_any_scale():
+    def contender(classifier, *features):
+        return {"name": "c", "features": list(features), "classifier": classifier}
+
+    for classifier in ("gradient_boosting", "softmax"):
+        check_names(config_of(contender(classifier, "hog", "file_facts")))
+    for classifier in ("linear_svm", "rbf_svm", "nearest_neighbours"):
+        check_names(config_of(contender(classifier, "hog", "colour_histogram")))
+        with pytest.raises(InputError) as caught:
+            check_names(config_of(contender(classifier, "hog", "file_facts")))
+        assert str(caught.value) == (
+            f"contender 'c' gives 'file_facts' to {classifier!r}, for which its largest numbers, "
+            "the bytes of the file, would decide alone; choose one of ['gradient_boosting', "
+            "'majority', 'softmax']."
+        )
 
 
 def test_estimate_grows():
@@ -199,15 +247,37 @@ def test_estimate_counts_every_contender_and_feature():
         config = config_of(*contenders)
         return estimate_seconds(config, 1001) - estimate_seconds(config, 1000)
 
-    # 5 values in 5 folds and a final fit, at 0.4 ms each; 3 in 3 for a coarse search.
+    def costs(*contenders):
+        return pytest.approx(per_image(*contenders) - base, rel=1e-6)
+
     base = per_image(MAJORITY)
-    assert math.isclose(base, 0.009, rel_tol=1e-6)
-    assert math.isclose(per_image(MAJORITY, HOG) - base, 0.002 + 26 * 0.0004, rel_tol=1e-6)
-    two = {**HOG, "features": ["hog", "hog"]}
-    assert math.isclose(per_image(two) - per_image(HOG), 0.002, rel_tol=1e-6)
-    assert math.isclose(per_image(PROBE) - base, 0.018 + 26 * 0.0004, rel_tol=1e-6)
-    coarse = {**PROBE, "search": "coarse"}
-    assert math.isclose(per_image(coarse) - base, 0.018 + 10 * 0.0004, rel_tol=1e-6)
+    fit = 0.0001
+    assert base == pytest.approx(0.009 + 2 * fit, rel=1e-6)  # and once for the careless split
+    base -= 2 * fit
+    # 5 values in 5 folds, 3 in 3 for a coarse search, and the last fit; that one and its
+    # calibration in 5 folds are done again for the careless split.
+    svm, softmax, coarse_softmax = (25 + 2 * 6) * fit, (25 + 2) * fit, (9 + 2) * fit
+    assert costs(HOG) == 0.002 + svm
+    assert costs(PROBE) == 0.018 + softmax
+    assert costs({**PROBE, "search": "coarse"}) == 0.018 + coarse_softmax
+    assert costs({**HOG, "features": ["hog", "efficientnet_lite0"]}) == 0.002 + 0.018 + svm
+    # What two contenders read is computed once.
+    assert costs(HOG, {**HOG, "name": "again"}) == 0.002 + 2 * svm
+    reads_the_network = {"features": ["efficientnet_lite0"], "classifier": "softmax"}
+    assert costs(PROBE, {"name": "too", **reads_the_network}) == 0.018 + 2 * softmax
+
+
+def test_estimate_counts_the_folds_and_the_careless_split():
+    def seconds(**split):
+        config = config_of(HOG).model_copy(update={"split": SplitSection(**split)})
+        return estimate_seconds(config, 1000)
+
+    holdout, one_fit = seconds(), 0.1
+    one_search = 31 * one_fit
+    assert seconds(protocol="kfold") - holdout == pytest.approx(5 * one_search)
+    assert seconds(protocol="kfold", num_folds=2) - holdout == pytest.approx(2 * one_search)
+    assert seconds(num_folds=2) == holdout
+    assert holdout - seconds(careless=False) == pytest.approx(6 * one_fit)
 
 
 @pytest.mark.parametrize(

@@ -36,37 +36,70 @@ def test_a_second_run_gives_identical_predictions(run, finished, tmp_path):
     assert answer.returncode == 0, answer.stderr
     again = next((tmp_path / "runs").glob("photos-*"))
     assert again.name == run.path.name
-    assert len(predictions_files(again)) == 6
+    # val, test and the careless test of four contenders
+    assert len(predictions_files(again)) == 12
     assert predictions_files(again) == predictions_files(run.path)
     assert (again / "metrics.csv").read_bytes() == run.metrics_path.read_bytes()
 
 
+# One file of every stage, in the order in which they appear.
+MILESTONES = [
+    "config.json",  # killed while it hashes and decodes
+    "manifest.csv",
+    "contenders/shortcut/holdout/fit.json",
+    "contenders/hog_svm/predictions/holdout-val.csv",  # while the network computes features
+    "choice.json",
+    "contenders/majority/predictions/holdout-test.csv",  # with the test split half scored
+    "contenders/hog_svm/r0-f0/fit.json",  # between two folds
+    "contenders/shortcut/predictions/careless-test.csv",
+    "metrics.csv",
+    "export/linear_probe/bundle.json",  # before the export was checked
+    "speeds.json",
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("milestone", ["manifest.csv", "contenders/hog_svm/holdout/fit.json"])
-def test_a_killed_run_resumes_to_the_same_numbers(run, finished, tmp_path, milestone):
-    (tmp_path / "photos").symlink_to(finished.cwd / "photos")
-    environment = {**os.environ, "CVPIPE_CACHE_DIR": str(tmp_path / "cache")}
+def test_a_run_killed_in_every_stage_ends_with_the_same_numbers(photos, tmp_path):
+    arguments = [*ARGUMENTS, "--set", "split.protocol=kfold", "--set", "split.num_folds=2"]
+    for name in ("killed", "undisturbed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photos").symlink_to(photos)
+    for milestone in MILESTONES:
+        kill_at(milestone, arguments, tmp_path / "killed")
+    runs = []
+    for name in ("killed", "undisturbed"):
+        cache = str(tmp_path / name / "cache")
+        answer = run_cvpipe("run", *arguments, cwd=tmp_path / name, CVPIPE_CACHE_DIR=cache)
+        assert answer.returncode == 0, answer.stderr
+        runs.append(next((tmp_path / name / "runs").glob("photos-*")))
+        assert len(read_ledger(runs[-1].parent)) == 1
+    killed, undisturbed = runs
+    assert killed.name == undisturbed.name
+    # val, test, folds, careless
+    assert len(predictions_files(killed)) == 4 * 4
+    assert predictions_files(killed) == predictions_files(undisturbed)
+    for name in ("metrics.csv", "comparison.csv", "careless.csv", "manifest.csv"):
+        assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def kill_at(milestone: str, arguments: list[str], cwd: Path) -> None:
+    """Start the run and kill it, without a chance to tidy up, once a file is there."""
+    environment = {**os.environ, "CVPIPE_CACHE_DIR": str(cwd / "cache")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "cvpipe", "run", *ARGUMENTS], cwd=tmp_path, env=environment,
+        [sys.executable, "-m", "cvpipe", "run", *arguments], cwd=cwd, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs").glob(f"*/{milestone}")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while not list((cwd / "runs").glob(f"*/{milestone}")) and time.monotonic() < deadline:
+        time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    half = next((tmp_path / "runs").glob("photos-*"))
+    (half,) = (cwd / "runs").glob("photos-*")
     assert (half / milestone).exists()
     assert not (half / "report.html").exists()
 
-    answer = run_cvpipe("run", *ARGUMENTS, cwd=tmp_path, CVPIPE_CACHE_DIR=str(tmp_path / "cache"))
-    assert answer.returncode == 0, answer.stderr
-    assert predictions_files(half) == predictions_files(run.path)
-    assert (half / "metrics.csv").read_bytes() == run.metrics_path.read_bytes()
-    assert len(read_ledger(tmp_path / "runs")) == 1
 
-
-@pytest.mark.parametrize("contender_index", [0, 1])
+@pytest.mark.parametrize("contender_index", [0, 1, 2])
 def test_poisoned_val_and_test_rows_change_nothing_that_is_fitted(
     photos, tmp_path, contender_index
 ):

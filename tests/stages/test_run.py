@@ -18,16 +18,17 @@ from cvpipe.runs import Run, read_ledger
 from cvpipe.stages.job import Job, Nobody
 from tests.conftest import CLASS_PHOTOS, IMAGES_PER_CLASS, run_cvpipe
 
-CONTENDERS = ["majority", "hog_svm", "linear_probe"]
+CONTENDERS = ["majority", "shortcut", "hog_svm", "linear_probe"]
 NUM_IMAGES = len(CLASS_PHOTOS) * IMAGES_PER_CLASS
 
 
 def test_what_a_person_reads(finished):
     assert finished.returncode == 0, finished.stderr
-    assert "48 images, 3 contenders: about" in finished.stderr
+    assert "48 images, 4 contenders: about" in finished.stderr
     lines = finished.stdout.splitlines()
     assert lines[-1] == f"report: {finished.run.relative_to(finished.cwd)}/report.html"
-    assert [line.split()[0] for line in lines[1:4]] == CONTENDERS
+    assert lines[1].split() == ["contender", "test", "careless", "split", "verdict"]
+    assert [line.split()[0] for line in lines[2:6]] == CONTENDERS
     assert sum("chosen on val" in line for line in lines) == 1
 
 
@@ -89,9 +90,10 @@ def test_the_photos_are_told_apart(run):
 
 def test_metrics_are_those_of_the_stored_predictions(run):
     rows = run.metrics().query("split == 'test' and metric == 'accuracy' and label == ''")
-    assert rows["contender"].tolist() == CONTENDERS
+    assert rows["contender"].tolist() == 2 * CONTENDERS
+    assert rows["protocol"].tolist() == 4 * ["holdout"] + 4 * ["careless"]
     for row in rows.itertuples():
-        table = run.predictions("test", row.contender)
+        table = run.predictions("test", row.contender, row.protocol)
         correct = (frames.predicted_labels(table) == table["label"]).mean()
         assert row.value == pytest.approx(correct)
         assert row.low <= row.value <= row.high
@@ -109,8 +111,12 @@ def test_the_choice_is_the_lowest_log_loss_on_val(run):
 def test_comparison_has_every_other_contender(run):
     chosen = json.loads(run.choice_path.read_text())["chosen"]
     table = run.comparison()
-    assert set(table["reference"]) == {chosen}
-    assert set(table["contender"]) == set(CONTENDERS) - {chosen}
+    assert set(table["protocol"]) == {"holdout"}
+    rows = table[table["reference"] == chosen]
+    assert set(rows["contender"]) == set(CONTENDERS) - {chosen}
+    # What the facts of the files give away is measured against the class frequencies.
+    assert set(table[table["reference"] != chosen]["reference"]) == {"majority"}
+    assert set(table[table["reference"] != chosen]["contender"]) == {"shortcut"}
 
 
 def test_the_test_split_was_opened_once(run):
@@ -127,6 +133,17 @@ def test_export_says_that_it_passed(run):
     for split in ("val", "test"):
         assert keras["splits"][split]["num_images"] == 9
         assert keras["splits"][split]["largest_difference"] <= 1e-6
+
+
+def test_bundle_names_each_figure_of_the_exported_model_once(run):
+    """Those of the holdout: the careless split and folds were fitted anew."""
+    facts = json.loads((run.export_path / "linear_probe" / "bundle.json").read_text())
+    names = [row["metric"] for row in facts["test_metrics"]]
+    assert len(names) == len(set(names)) > 5
+    rows = run.metrics().query("protocol == 'holdout' and split == 'test' and label == ''")
+    rows = rows[rows["contender"] == "linear_probe"].set_index("metric")
+    for figure in facts["test_metrics"]:
+        assert figure["value"] == rows.loc[figure["metric"], "value"]
 
 
 def test_bundle_alone_predicts_what_was_measured(run, photos, tmp_path):
@@ -200,6 +217,15 @@ def test_report_can_be_rebuilt_to_the_same_bytes(run, finished):
     assert run.report_path.read_bytes() == before
 
 
+def test_report_of_a_run_without_the_tables_it_needs_is_refused(run, photos, tmp_path):
+    old = tmp_path / "old"
+    shutil.copytree(run.path, old)
+    (old / "careless.csv").unlink()
+    answer = run_cvpipe("report", old, "--data", photos, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "was made by an older cvpipe and lacks tables" in answer.stderr
+
+
 def test_report_of_a_moved_run_works_from_inside_it(run, photos, tmp_path):
     """Away from its ledger and its images, which are named."""
     moved = tmp_path / "moved"
@@ -270,7 +296,7 @@ def test_the_stage_hands_only_train_rows_to_fit(run, photos, tmp_path, monkeypat
     for path in (run.manifest_path, run.classes_path, run.config_path):
         shutil.copy(path, copy.path)
     stages.run_stages(Job(run.config(), photos, copy, Nobody()), rows=None)
-    assert len(seen) == 3
+    assert len(seen) == 4
     manifest = run.manifest()
     train = manifest.loc[manifest["split"] == "train", "image_id"].tolist()
     assert all(rows["image_id"].tolist() == train for rows in seen)

@@ -1,0 +1,66 @@
+"""The same contenders under other divisions of the images: a careless split, and folds.
+
+Both use images of the test split, so they come after test was opened, and nothing is chosen
+by them. Their divisions were fixed with the split, before anything was fitted.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cvpipe import frames
+from cvpipe.classifiers import predictor_of
+from cvpipe.config import Contender
+from cvpipe.files import read_json, write_table
+from cvpipe.stages.contenders import fit_rows, predict_rows, refit_rows, store_fit
+from cvpipe.stages.job import Job
+
+
+def run_careless(job: Job) -> None:
+    """Fit and score every contender on a plain random split, as a careless person would.
+
+    Near-duplicates and groups are parted. Hyperparameters are those that were chosen in the
+    train split of the careful division: searching them once more would cost much and show
+    little.
+    """
+    manifest = job.run.manifest()
+    alone = manifest.assign(group=manifest["image_id"])
+    train = alone[alone["careless"] == "train"].reset_index(drop=True)
+    test = alone[alone["careless"] == "test"].reset_index(drop=True)
+    with job.timed("careless", "careless split: what a plain random split would have claimed"):
+        for contender in job.config.contender:
+            path = job.run.predictions_path(contender.name, "test", "careless")
+            if not path.exists():
+                chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
+                predict = refit_rows(job, contender, train, chosen)
+                write_table(path, predict_rows(job, contender, test, predict))
+
+
+def run_folds(job: Job) -> None:
+    """Let every contender predict each fold after a fit on all others; store one table each."""
+    manifest = job.run.manifest()
+    for contender in job.config.contender:
+        path = job.run.predictions_path(contender.name, "test", "kfold")
+        if not path.exists():
+            title = f"folds: {contender.name}, {job.config.split.num_folds} fits"
+            with job.timed(f"folds {contender.name}", title):
+                tables = [
+                    predict_fold(job, contender, manifest, fold)
+                    for fold in sorted(manifest["fold"].unique())
+                ]
+                pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
+                write_table(path, frames.check_predictions(pooled))
+
+
+def predict_fold(job: Job, contender: Contender, manifest: pd.DataFrame, fold: str) -> pd.DataFrame:
+    """Predict one fold, hyperparameters searched and fitted on the others; kept once done."""
+    part = job.run.part_path(contender.name, f"r0-f{fold}")
+    predictions_path: Path = part / "predictions.csv"
+    if not (part / "fit.json").exists():
+        held_out = manifest["fold"] == fold
+        fitted = fit_rows(job, contender, manifest[~held_out].reset_index(drop=True))
+        rows = manifest[held_out].reset_index(drop=True)
+        table = predict_rows(job, contender, rows, predictor_of(fitted.estimator))
+        write_table(predictions_path, table)
+        store_fit(part, fitted, {})
+    return frames.read_predictions(predictions_path)

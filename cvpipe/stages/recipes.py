@@ -1,0 +1,40 @@
+"""What a contender of the config consists of, by name: before anything heavy is loaded."""
+
+from cvpipe.config import Contender, NetworkContender
+from cvpipe.features.table import FEATURES, FileFeature
+from cvpipe.models.backbones import BACKBONES
+
+MAJORITY = "majority"  # the classifier that needs no features
+
+
+def feature_names(contender: Contender) -> tuple[str, ...]:
+    """Name the features and backbones that a contender reads."""
+    if isinstance(contender, NetworkContender):
+        return (contender.backbone,)
+    return contender.features
+
+
+def backbones_of(contender: Contender) -> list[str]:
+    """Name the backbones that a contender reads."""
+    return [name for name in feature_names(contender) if name in BACKBONES]
+
+
+def classifier_of(contender: Contender) -> str:
+    """Name the classifier that is fitted on a contender's features."""
+    return "softmax" if isinstance(contender, NetworkContender) else contender.classifier
+
+
+def is_majority(contender: Contender) -> bool:
+    """Tell whether a contender sees nothing at all."""
+    return classifier_of(contender) == MAJORITY
+
+
+def is_baseline(contender: Contender) -> bool:
+    """Tell whether a contender looks at no pixel: a yardstick, not a candidate."""
+    files_alone = all(isinstance(FEATURES.get(n), FileFeature) for n in feature_names(contender))
+    return is_majority(contender) or files_alone
+
+
+def is_shortcut(contender: Contender) -> bool:
+    """Tell whether a contender sees the facts of the file, and no pixel."""
+    return is_baseline(contender) and not is_majority(contender)

@@ -1,0 +1,61 @@
+"""Stored models: what they may hold, and what is refused."""
+
+import numpy as np
+import pytest
+
+from cvpipe.classifiers import fit_classifier
+from cvpipe.errors import InputError
+from cvpipe.stages.contenders import (
+    is_sound_tree,
+    load_estimator,
+    store_estimator,
+    trees_of,
+)
+
+
+@pytest.fixture
+def boosting():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(90, 3))
+    targets = (features[:, 0] > 0).astype(int) + (features[:, 2] > 0.5)
+    groups = [str(row) for row in range(90)]
+    return fit_classifier(
+        "gradient_boosting", features, targets, groups, "coarse", 0, 1
+    ).estimator  # fmt: skip
+
+
+def test_every_tree_of_a_fitted_boosting_is_sound(boosting):
+    trees = trees_of(boosting)
+    assert len(trees) == 100 * 3
+    assert all(is_sound_tree(tree.nodes, 3) for tree in trees)
+    assert max(tree.nodes["feature_idx"].max() for tree in trees) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("left", 4_000_000_000),
+        ("right", 4_000_000_000),
+        ("left", 0),  # a circle
+        ("feature_idx", 3),
+        ("feature_idx", -1),
+        ("is_categorical", 1),
+    ],
+)
+def test_a_tree_that_leads_nowhere_is_refused(boosting, tmp_path, field, value):
+    path = tmp_path / "model.skops"
+    store_estimator(path, boosting)
+    assert load_estimator(path).n_features_in_ == 3
+    trees_of(boosting)[7].nodes[field][0] = value
+    store_estimator(path, boosting)
+    with pytest.raises(InputError, match="a decision tree in it leads nowhere"):
+        load_estimator(path)
+
+
+def test_a_type_that_is_not_on_the_list_is_refused(tmp_path):
+    from sklearn.preprocessing import FunctionTransformer
+
+    path = tmp_path / "model.skops"
+    store_estimator(path, FunctionTransformer(print))
+    with pytest.raises(InputError, match="was not written by cvpipe and is not loaded"):
+        load_estimator(path)

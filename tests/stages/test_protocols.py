@@ -1,0 +1,453 @@
+"""Folds, the careless split, subgroups and risks: whole runs without a network, in this process."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import cvpipe
+from cvpipe import frames
+from cvpipe.classifiers import fit_classifier
+from cvpipe.config import validate_config
+from cvpipe.errors import InputError
+from cvpipe.evaluation.intervals import difference_interval
+from cvpipe.evaluation.scoring import score_predictions
+from cvpipe.runs import read_ledger
+from cvpipe.stages import contenders, protocols
+from cvpipe.stages.evaluate import candidates
+from cvpipe.stages.features import describe_images
+from cvpipe.stages.job import Nobody
+from cvpipe.stages.risks import find_risks, find_warnings
+from cvpipe.stages.summary import accuracy_table
+
+PIPELINE = """
+threads = 2
+
+[data]
+root = "images"
+labels = "labels.csv"
+
+[split]
+protocol = "{protocol}"
+num_folds = 3
+
+[[contender]]
+name = "shortcut"
+features = ["file_facts"]
+classifier = "gradient_boosting"
+
+[[contender]]
+name = "majority"
+classifier = "majority"
+
+[[contender]]
+name = "pixels_knn"
+features = ["raw_pixels"]
+classifier = "nearest_neighbours"
+search = "coarse"
+
+[[contender]]
+name = "hog_rbf"
+features = ["hog"]
+classifier = "rbf_svm"
+search = "coarse"
+
+[evaluate]
+resamples = 200
+subgroups = {subgroups}
+"""
+CONTENDERS = ["shortcut", "majority", "pixels_knn", "hog_rbf"]
+
+
+def make_run(folder: Path, images: list[tuple[np.ndarray, dict]], protocol="holdout", **options):
+    """Write images with the columns of their rows, and run the pipeline on them."""
+    rows = []
+    (folder / "images").mkdir(parents=True)
+    for number, (pixels, columns) in enumerate(images):
+        Image.fromarray(pixels).save(folder / "images" / f"{number:03}.png", compress_level=0)
+        rows.append({"path": f"{number:03}.png", **columns})
+    pd.DataFrame(rows).to_csv(folder / "images" / "labels.csv", index=False)
+    subgroups = [name for name in rows[0] if name not in ("path", "label", "group")]
+    text = PIPELINE.format(protocol=protocol, subgroups=json.dumps(subgroups))
+    (folder / "pipeline.toml").write_text(text)
+    return cvpipe.run(folder / "pipeline.toml", runs_path=folder / "runs", **options)
+
+
+def stripes(rng, vertical: bool, size=(64, 64)) -> np.ndarray:
+    """Draw noisy stripes: what HOG tells apart at once."""
+    phase, period = rng.uniform(0, 6), rng.uniform(6, 14)
+    wave = 100 + 80 * np.sin(phase + np.arange(size[vertical]) * 2 * np.pi / period)
+    image = np.broadcast_to(wave[None, :] if vertical else wave[:, None], size)
+    noisy = image[..., None] + rng.normal(0, 30, (*size, 3))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory):
+    """Stripes of two directions, half of them from an old camera, in groups of two."""
+    rng = np.random.default_rng(0)
+    images = [
+        (
+            stripes(rng, vertical=number % 4 < 2),
+            {
+                "label": "upright" if number % 4 < 2 else "NA",
+                "group": f"object {number // 2}",
+                "camera": "old" if number % 3 == 0 else "",
+            },
+        )
+        for number in range(72)
+    ]
+    return make_run(tmp_path_factory.mktemp("folded"), images, "kfold")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Noise: nothing in a picture tells its label, but its size does."""
+    rng = np.random.default_rng(1)
+    images = []
+    for number in range(120):
+        size = (40, 40) if number % 2 else (40, 56)
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        images.append((pixels, {"label": "ab"[number % 2]}))
+    return make_run(tmp_path_factory.mktemp("planted"), images)
+
+
+@pytest.fixture(scope="module")
+def bursts(tmp_path_factory):
+    """Bursts of four photos of one thing, whose label is a coin's: nothing can be learned."""
+    rng = np.random.default_rng(2)
+    images = []
+    for number in range(150):
+        thing = rng.integers(0, 256, (6, 6, 3)).repeat(8, axis=0).repeat(8, axis=1)
+        for _ in range(4):
+            pixels = np.clip(thing + rng.normal(0, 8, thing.shape), 0, 255).astype(np.uint8)
+            images.append((pixels, {"label": "ab"[number % 2], "group": f"thing {number}"}))
+    return make_run(tmp_path_factory.mktemp("bursts"), images)
+
+
+def accuracies(run, protocol: str) -> pd.Series:
+    rows = run.metrics().query("split == 'test' and metric == 'accuracy' and label == ''")
+    return rows[rows["protocol"] == protocol].set_index("contender")["value"]
+
+
+# Folds.
+
+
+def test_every_image_is_predicted_once_by_every_contender(folded):
+    manifest = folded.manifest()
+    for name in CONTENDERS:
+        table = folded.predictions("test", name, "kfold")
+        assert table["image_id"].tolist() == manifest["image_id"].tolist()
+        assert table["label"].tolist() == manifest["label"].tolist()
+        stored = folded.path / "contenders" / name / "predictions" / "kfold-test-r0.csv"
+        assert stored.exists()
+
+
+def test_a_fold_is_predicted_by_a_search_and_fit_on_the_others(folded):
+    """Done again by hand for one fold: the same bits."""
+    config, manifest = folded.config(), folded.manifest()
+    contender = config.contender[3]
+    root = folded.path.parent.parent / "images"
+    features = describe_images(
+        contender,
+        root,
+        manifest["image_id"].tolist(),
+        manifest["sha256"].tolist(),
+        "stretch",
+        2,
+        Nobody(),
+    )
+    targets = frames.targets_of(manifest["label"], folded.class_names())
+    others = (manifest["fold"] != "1").to_numpy()
+    assert set(manifest["fold"]) == {"0", "1", "2"}
+    fitted = fit_classifier(
+        "rbf_svm", features[others], targets[others], manifest["group"][others].tolist(),
+        "coarse", config.seed, 2,
+    )  # fmt: skip
+    expected = fitted.estimator.predict_proba(features[~others])
+    pooled = folded.predictions("test", "hog_rbf", "kfold")
+    np.testing.assert_array_equal(frames.probabilities_of(pooled)[~others], expected)
+    facts = json.loads((folded.part_path("hog_rbf", "r0-f1") / "fit.json").read_text())
+    assert facts["chosen"] == fitted.chosen
+
+
+def test_folds_keep_groups_together_and_leave_the_split_alone(folded):
+    manifest = folded.manifest()
+    assert (manifest.groupby("group")["fold"].nunique() == 1).all()
+    assert (manifest.groupby("group")["split"].nunique() == 1).all()
+    # The careless split does part them: that is its point.
+    assert (manifest.groupby("group")["careless"].nunique() > 1).any()
+
+
+def test_fits_of_a_fold_never_see_it(folded, monkeypatch, tmp_path):
+    seen = []
+    fit_rows = contenders.fit_rows
+
+    def spy(job, contender, rows):
+        seen.append((contender.name, set(rows["group"])))
+        return fit_rows(job, contender, rows)
+
+    monkeypatch.setattr(protocols, "fit_rows", spy)
+    job = make_job(folded, tmp_path)
+    protocols.run_folds(job)
+    manifest = folded.manifest()
+    expected = [
+        (name, set(manifest.loc[manifest["fold"] != fold, "group"]))
+        for name in CONTENDERS
+        for fold in "012"
+    ]
+    assert seen == expected
+
+
+def make_job(run, folder, contender_names=CONTENDERS):
+    """Make a job in another folder with the finished run's manifest and fits."""
+    import shutil
+
+    from cvpipe.runs import Run
+    from cvpipe.stages.job import Job
+
+    copy = Run(folder / "runs" / run.path.name)
+    shutil.copytree(run.path, copy.path)
+    for path in copy.path.glob("contenders/*/r0-*"):
+        shutil.rmtree(path)
+    for path in copy.path.glob("contenders/*/predictions/*-test*.csv"):
+        path.unlink()
+    return Job(run.config(), run.path.parent.parent / "images", copy, Nobody())
+
+
+def test_an_interrupted_k_fold_goes_on_with_the_fold_it_had_reached(folded, tmp_path, monkeypatch):
+    job = make_job(folded, tmp_path)
+    calls = []
+    fit_rows = contenders.fit_rows
+
+    def interrupted(job, contender, rows):
+        calls.append(contender.name)
+        if len(calls) == 8:  # in the second fold of the third contender
+            raise KeyboardInterrupt
+        return fit_rows(job, contender, rows)
+
+    monkeypatch.setattr(protocols, "fit_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        protocols.run_folds(job)
+    assert not job.run.predictions_path("pixels_knn", "test", "kfold").exists()
+    protocols.run_folds(job)
+    # 12 fits in all, and the interrupted one twice.
+    assert len(calls) == 13
+    for name in CONTENDERS:
+        mine, whole = (r.predictions_path(name, "test", "kfold") for r in (job.run, folded))
+        assert mine.read_bytes() == whole.read_bytes()
+
+
+def test_metrics_and_comparison_of_the_folds(folded):
+    groups = folded.manifest().set_index("image_id")["group"]
+    metrics = folded.metrics().query("protocol == 'kfold' and contender == 'hog_rbf'")
+    expected = score_predictions(folded.predictions("test", "hog_rbf", "kfold"), groups, 0, 200)
+    for column in ("value", "low", "high"):
+        np.testing.assert_array_equal(metrics[column], expected[column])
+    assert (metrics.query("label == ''")["n"] == 72).all()
+    chosen = json.loads(folded.choice_path.read_text())["chosen"]
+    comparison = folded.comparison().query("protocol == 'kfold'")
+    rows = comparison[comparison["reference"] == chosen]
+    assert set(rows["contender"]) == set(CONTENDERS) - {chosen}
+    assert set(rows["n"]) == {72}
+    yardsticks = comparison[comparison["reference"] == "majority"]
+    assert set(yardsticks["contender"]) == {"shortcut"}
+
+
+def test_the_same_numbers_with_and_without_folds(folded, tmp_path):
+    """Asking for folds changes nothing about the holdout."""
+    again = cvpipe.run(
+        folded.path.parent.parent / "pipeline.toml", ["split.protocol=holdout"],
+        runs_path=tmp_path,
+    )  # fmt: skip
+    for name in CONTENDERS:
+        for split in ("val", "test"):
+            one, other = (r.predictions_path(name, split).read_bytes() for r in (again, folded))
+            assert one == other
+    assert "fold" not in again.manifest()
+    assert set(again.metrics()["protocol"]) == {"holdout", "careless"}
+
+
+# The careless split.
+
+
+def test_the_careless_split_is_predicted_by_a_fit_on_its_own_train(folded):
+    config, manifest = folded.config(), folded.manifest()
+    root = folded.path.parent.parent / "images"
+    train = manifest[manifest["careless"] == "train"]
+    test = manifest[manifest["careless"] == "test"]
+    features = [
+        describe_images(
+            config.contender[2], root, rows["image_id"].tolist(), rows["sha256"].tolist(),
+            "stretch", 2, Nobody(),
+        )
+        for rows in (train, test)
+    ]  # fmt: skip
+    k = json.loads((folded.part_path("pixels_knn") / "fit.json").read_text())["chosen"]["k"]
+    distances = ((features[1][:, None].astype(float) - features[0][None]) ** 2).sum(axis=2)
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, : int(k)]
+    share = (train["label"].to_numpy()[nearest] == "NA").mean(axis=1)
+    predictions = folded.predictions("test", "pixels_knn", "careless")
+    assert predictions["image_id"].tolist() == test["image_id"].tolist()
+    np.testing.assert_allclose(predictions["p_NA"], share)
+
+
+def test_the_table_sets_both_figures_beside_each_other(folded):
+    table = folded.careless()
+    assert table["contender"].tolist() == CONTENDERS
+    assert table.set_index("contender")["holdout"].equals(accuracies(folded, "holdout")[CONTENDERS])
+    careless = accuracies(folded, "careless")[CONTENDERS]
+    assert table.set_index("contender")["careless"].equals(careless)
+    np.testing.assert_allclose(table["difference"], table["careless"] - table["holdout"])
+    rows = folded.metrics().query("split == 'test' and metric == 'accuracy' and label == ''")
+    rows = rows[rows["contender"] == "pixels_knn"].set_index("protocol")[["value", "low", "high"]]
+    low, high = difference_interval(tuple(rows.loc["careless"]), tuple(rows.loc["holdout"]))
+    shown = table.set_index("contender").loc["pixels_knn"]
+    assert (shown["low"], shown["high"]) == pytest.approx((low, high))
+
+
+def test_a_careless_split_of_bursts_invents_an_accuracy(bursts):
+    """A coin decided the labels, so whatever is far above one half is made by the split."""
+    grouped, careless = (accuracies(bursts, p)["hog_rbf"] for p in ("holdout", "careless"))
+    assert 0.3 <= grouped <= 0.7
+    assert careless > 0.75
+    (risk,) = [r for r in find_risks(bursts) if "random split" in r.headline]
+    worst = bursts.careless().set_index("contender").loc[["pixels_knn", "hog_rbf"]]
+    worst = worst.loc[worst["difference"].idxmax()]
+    assert f"{worst.name} would then seem to name {worst['careless']:.1%}" in risk.text
+    assert f"instead of {worst['holdout']:.1%}" in risk.text
+    page = bursts.report_path.read_text(encoding="utf-8")
+    assert risk.headline in page
+
+
+def test_the_careless_split_can_be_left_out(folded, tmp_path):
+    run = cvpipe.run(
+        folded.path.parent.parent / "pipeline.toml",
+        ["split.protocol=holdout", "split.careless=false"],
+        runs_path=tmp_path,
+    )
+    assert run.careless().empty
+    assert set(run.metrics()["protocol"]) == {"holdout"}
+    assert "careless" not in run.manifest()
+    assert "careless split" not in accuracy_table(run)
+    assert run.is_finished
+
+
+# Subgroups.
+
+
+def test_subgroups_are_scored_on_their_own_images(folded):
+    table = folded.subgroups()
+    cameras = folded.manifest().set_index("image_id")["camera"]
+    assert set(table["subgroup"]) == {"old", ""}
+    assert set(table["protocol"]) == {"holdout", "kfold"}
+    assert table["value"].is_monotonic_increasing
+    for row in table.itertuples():
+        predictions = folded.predictions("test", row.contender, row.protocol)
+        part = predictions[predictions["image_id"].map(cameras) == row.subgroup]
+        correct = frames.predicted_labels(part) == part["label"].to_numpy()
+        assert (row.value, row.n) == (pytest.approx(correct.mean()), len(part))
+        assert row.low <= row.value <= row.high
+    assert len(table) == 2 * 2 * len(CONTENDERS)
+
+
+def test_a_subgroup_column_that_the_table_lacks_is_refused(folded, tmp_path):
+    with pytest.raises(InputError) as caught:
+        cvpipe.run(
+            folded.path.parent.parent / "pipeline.toml", ['evaluate.subgroups=["camra"]'],
+            runs_path=tmp_path,
+        )  # fmt: skip
+    assert str(caught.value).startswith("evaluate.subgroups names the column 'camra', but the")
+    assert "did you mean 'camera'" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+# What is chosen, and what endangers it.
+
+
+def test_a_yardstick_is_never_chosen_beside_a_candidate(planted):
+    """The shortcut is right every time, and still only tells of a danger."""
+    losses = planted.metrics().query("split == 'val' and metric == 'log_loss'")
+    assert losses.loc[losses["value"].idxmin(), "contender"] == "shortcut"
+    choice = json.loads(planted.choice_path.read_text())
+    assert choice["chosen"] in ("pixels_knn", "hog_rbf")
+    assert "of 2 candidates" in choice["because"]
+
+
+def test_yardsticks_alone_can_be_chosen_and_the_page_says_so(planted, tmp_path):
+    root = planted.path.parent.parent
+    text = (root / "pipeline.toml").read_text().split("[[contender]]")
+    (tmp_path / "p.toml").write_text("[[contender]]".join(text[:3]))
+    run = cvpipe.run(tmp_path / "p.toml", data=root / "images", runs_path=tmp_path / "runs")
+    assert json.loads(run.choice_path.read_text())["chosen"] == "shortcut"
+    assert find_risks(run)[0].headline == "No contender looks at the pictures."
+    page = run.report_path.read_text(encoding="utf-8")
+    assert "look at no pixel;" in page
+    assert "cannot be chosen" not in page
+
+
+def test_new_groups_make_a_new_run(planted, tmp_path):
+    import shutil
+
+    root = tmp_path / "work"
+    shutil.copytree(planted.path.parent.parent, root)
+    table = pd.read_csv(root / "images" / "labels.csv", dtype=str)
+    table["group"] = [f"patient {number // 2}" for number in range(len(table))]
+    table.to_csv(root / "images" / "labels.csv", index=False)
+    run = cvpipe.run(root / "pipeline.toml", runs_path=root / "runs")
+    assert run.path.name != planted.path.name
+    assert run.manifest()["group"].nunique() == 60
+
+
+def test_what_there_is_to_choose_from():
+    baselines = [
+        {"name": "majority", "classifier": "majority"},
+        {"name": "files", "features": ["file_facts"], "classifier": "softmax"},
+    ]
+    hog = {"name": "hog_rbf", "features": ["hog"], "classifier": "rbf_svm"}
+    both = {"name": "both", "features": ["file_facts", "hog"], "classifier": "rbf_svm"}
+    network = {"name": "probe", "backbone": "efficientnet_lite0", "recipe": "linear_probe"}
+
+    def candidates_of(*contenders):
+        config = {"name": "a", "data": {"root": "x"}, "contender": list(contenders)}
+        return candidates(validate_config(config))
+
+    assert candidates_of(*baselines, hog, both, network) == ["hog_rbf", "both", "probe"]
+    assert candidates_of(*baselines) == ["majority", "files"]
+
+
+def test_risks_of_labels_that_the_size_gives_away(planted):
+    unseen, shortcut = find_risks(planted)
+    assert unseen.headline == "The chosen contender is not shown to use the pictures."
+    chosen = json.loads(planted.choice_path.read_text())["chosen"]
+    assert unseen.text.startswith(f"{chosen} is not shown to be better than shortcut")
+    assert shortcut.headline == "The file gives the label away."
+    assert "shortcut names 100.0% of the images correctly" in shortcut.text
+    assert "class frequencies alone give 50.0%" in shortcut.text
+
+
+def test_data_without_a_shortcut_have_no_such_risk(folded, bursts):
+    assert [r for r in find_risks(folded) + find_risks(bursts) if "file" in r.headline] == []
+
+
+def test_warnings_are_in_plain_words(folded):
+    warnings = find_warnings(folded)
+    assert any(text.startswith("hog_rbf: the best C is the ") for text in warnings)
+
+
+def test_the_summary_has_a_column_for_each_protocol(folded):
+    table = accuracy_table(folded)
+    assert list(table) == ["contender", "test", "3 folds", "careless split", "verdict"]
+    assert table["contender"].tolist() == CONTENDERS
+    row = folded.metrics().query(
+        "protocol == 'kfold' and contender == 'hog_rbf' and metric == 'accuracy'"
+    ).iloc[0]  # fmt: skip
+    assert table["3 folds"].iloc[3] == f"{row['value']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+    assert table["verdict"].tolist().count("chosen on val") == 1
+
+
+def test_one_opening_of_test_for_all_protocols(folded):
+    assert len(read_ledger(folded.path.parent)) == 1
