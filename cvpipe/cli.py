@@ -80,12 +80,17 @@ def run_command(
     drop_unreadable: Annotated[
         bool, typer.Option("--drop-unreadable", help="Leave out images that cannot be read.")
     ] = False,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Go on with a given split that parts look-alikes.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare all contenders: audit, split, fit, evaluate, compare, export, report."""
     if drop_unreadable:
         settings = [*settings, "data.drop_unreadable=true"]
+    if allow_leak:
+        settings = [*settings, "split.allow_leak=true"]
     if target.suffix.lower() in (".toml", ".json"):
         # A mistake in the file is answered before anything slow is imported.
         from cvpipe.config import load_config
@@ -147,9 +152,8 @@ def audit_command(
     from cvpipe.stages.plan import make_plan
 
     plan = make_plan(target, [], data)
-    section, threads = plan.config.data, plan.config.threads
     rows = scan_and_hash(plan.root, plan.config)
-    audit = audit_rows(rows, plan.root, section, threads, Terminal(quiet))
+    audit = audit_rows(rows, plan.root, plan.config, Terminal(quiet))
     if as_json:
         print_json({"images": len(rows), "findings": audit.findings.to_dict("records")})
     else:

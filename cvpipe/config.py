@@ -74,18 +74,21 @@ class SplitSection(Section):
     Attributes:
         protocol: `"holdout"`: train, val and test. `"kfold"`: the same, and then the images
             are divided once more into folds, and every contender is fitted as many times, each
-            time without one fold, so that every image is scored once.
+            time without one fold, so that every image is scored once. `"given"`: the split
+            that the images come with; a val that is missing is taken from train.
         val_fraction: Share of val.
         test_fraction: Share of test; the rest is train.
         num_folds: Number of folds of `"kfold"`.
+        allow_leak: Go on although a given split parts a group or near-duplicates.
         careless: Whether the contenders are also fitted and scored on a plain random split,
             which parts groups and near-duplicates, to show what it would have claimed.
     """
 
-    protocol: Literal["holdout", "kfold"] = "holdout"
+    protocol: Literal["holdout", "kfold", "given"] = "holdout"
     val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     num_folds: int = Field(default=5, ge=2, le=20)
+    allow_leak: bool = False
     careless: bool = True
 
     @model_validator(mode="after")

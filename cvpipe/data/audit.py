@@ -17,6 +17,7 @@ from cvpipe.data.duplicates import HASH_WORDS, Clusters, find_clusters, perceptu
 from cvpipe.data.images import SUFFIX_FORMATS, ImageFacts, UnreadableImageError, inspect_image
 from cvpipe.data.loading import ordered_map
 from cvpipe.data.splits import merge_groups
+from cvpipe.frames import SPLITS
 
 FINDING_COLUMNS = ["image_id", "finding", "severity", "reason"]
 FACT_COLUMNS = ["image_id", *ImageFacts.__dataclass_fields__]
@@ -222,6 +223,27 @@ def cluster_findings(clusters: Clusters, facts: pd.DataFrame) -> list[Finding]:
             f"{recut.num_parts}, so near-duplicates may stand in different splits"
         )
         findings.append((recut.image_id, "cluster_recut", "warning", reason))
+    return findings
+
+
+def split_leaks(rows: pd.DataFrame, severity: str) -> list[Finding]:
+    """Find images whose group stands in another part of a given split as well.
+
+    Args:
+        rows: Audited rows with `image_id`, `group` and `split`.
+        severity: Of the findings.
+    """
+    findings = []
+    for _, members in rows.groupby("group"):
+        if members["split"].nunique() > 1:
+            # The first in the order train, val, test is where the others do not belong beside.
+            home = members.loc[members["split"].map(SPLITS.index).idxmin()]
+            for member in members[members["split"] != home["split"]].itertuples():
+                reason = (
+                    f"in {member.split}, but it belongs together with {home['image_id']!r} in "
+                    f"{home['split']} (the same group, the same pixels, or a near-duplicate)"
+                )
+                findings.append((str(member.image_id), "split_leak", severity, reason))
     return findings
 
 

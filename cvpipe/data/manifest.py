@@ -1,5 +1,8 @@
 """Find labelled images: a folder of class folders, or a table in a CSV or TSV file.
 
+Images may come with a split: `train/`, `val/` and `test/` above the class folders, or a column
+`split` in the table. It becomes the column `split` of the rows.
+
 What flows out is a list of rows, not yet a manifest: whether the files exist and can be
 read is the audit's business.
 
@@ -9,7 +12,7 @@ are not entered, so that no circle of links can trap the walk; they count as oth
 """
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
@@ -19,14 +22,22 @@ from cvpipe.config import FOLDERS
 from cvpipe.data.images import SUFFIX_FORMATS
 from cvpipe.errors import InputError, nearest_name
 
-SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+# How people write the names of a given split, in any case.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 LABEL_COLUMN = "label"
 # Where a table's own `label` goes when another column is the label.
 LABEL_GIVEN = "label_given"
 # The columns that cvpipe fills in itself, and with what.
 RESERVED_COLUMNS = {
     "image_id": "the key of each image (give its file in 'path')",
-    "split": "train, val or test (a split of your own is not supported yet)",
     "fold": "the part of cross-validation (folds of your own are not supported yet)",
     "careless": "the split of the careless protocol",
     "sha256": "the checksum of each file",
@@ -83,14 +94,34 @@ def scan_folders(root: Path) -> pd.DataFrame:
             f"no image was found in the class folders of {str(root)!r}; expected "
             f"<folder>/<class>/<image> with one of the suffixes {sorted(SUFFIX_FORMATS)}."
         )
-    labels = sorted({path.parts[0] for path in paths})
-    if {label.lower() for label in labels} <= SPLIT_FOLDERS:
+    given = is_split_layout({path.parts[0] for path in paths})
+    unlabelled = [str(path) for path in paths if given and len(path.parts) < 3]
+    if unlabelled:
         raise InputError(
-            f"the folders in {str(root)!r} are {labels}: parts of a split, not classes. Put the "
-            "class folders directly below one folder, or list the images in a CSV."
+            f"the folders in {str(root)!r} are parts of a split, but {unlabelled[0]!r} lies in no "
+            "class folder; expected <split>/<class>/<image>."
         )
-    rows = [(str(path), path.parts[0]) for path in paths]
-    return pd.DataFrame(rows, columns=["image_id", "label"], dtype=str)
+    table = pd.DataFrame({"image_id": [str(path) for path in paths]}, dtype=str)
+    table["label"] = [path.parts[1 if given else 0] for path in paths]
+    if given:
+        table["split"] = [SPLIT_NAMES[path.parts[0].lower()] for path in paths]
+    return table
+
+
+def is_split_layout(folders: Iterable[str]) -> bool:
+    """Tell whether folders are parts of a split rather than classes: all bear its names."""
+    names = {folder.lower() for folder in folders}
+    return bool(names) and names <= SPLIT_NAMES.keys()
+
+
+def has_given_split(root: Path, labels: str) -> bool:
+    """Tell whether images come with a split, by the names of folders or columns alone.
+
+    What is not there gives none; that it is missing is for `scan_images` to say.
+    """
+    if labels == FOLDERS:
+        return root.is_dir() and is_split_layout(_folders(root))
+    return (root / labels).is_file() and "split" in _read_table(root / labels, num_rows=0)
 
 
 def other_files(root: Path) -> list[str]:
@@ -121,7 +152,14 @@ def _walk(folder: Path, follow_links: bool) -> Iterator[Path]:
 
 
 def class_folders(root: Path) -> list[str]:
-    """List the folders directly below `root`, hidden ones left out."""
+    """List the names of the class folders, hidden ones left out."""
+    tops = _folders(root)
+    if not is_split_layout(tops):
+        return tops
+    return sorted({name for top in tops for name in _folders(root / top)})
+
+
+def _folders(root: Path) -> list[str]:
     return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
@@ -164,6 +202,8 @@ def scan_table(root: Path, table_path: Path, label_column: str = LABEL_COLUMN) -
             f"latter: rename {LABEL_GIVEN!r}."
         )
     table["label"] = table["label"].str.strip()  # "cat" and "cat " are one class
+    if "split" in table:
+        table["split"] = [_split_name(text, table_path) for text in table["split"]]
     table["image_id"] = [_inside(root, text, table_path) for text in table["image_id"]]
     return table
 
@@ -198,11 +238,26 @@ def _check_header(table: pd.DataFrame, table_path: Path, label_column: str) -> p
     return table
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def _split_name(text: str, table_path: Path) -> str:
+    name = SPLIT_NAMES.get(text.strip().lower())
+    if name is None:
+        raise InputError(
+            f"{str(table_path)!r} has {text!r} in the column 'split'; expected one of "
+            f"{sorted(SPLIT_NAMES)} in every row. Correct it, or rename the column."
+        )
+    return name
+
+
+def _read_table(path: Path, num_rows: int | None = None) -> pd.DataFrame:
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         return pd.read_csv(
-            path, dtype=str, keep_default_na=False, sep=separator, encoding="utf-8-sig"
+            path,
+            dtype=str,
+            keep_default_na=False,
+            sep=separator,
+            encoding="utf-8-sig",
+            nrows=num_rows,
         )
     except FileNotFoundError:
         raise InputError(f"there is no table {str(path)!r}; give it in data.labels.") from None

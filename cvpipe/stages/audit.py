@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from cvpipe.config import FOLDERS, Config, DataSection
-from cvpipe.data.audit import Audit, audit_images, empty_classes, findings_table, hash_file
+from cvpipe.config import FOLDERS, Config
+from cvpipe.data.audit import (
+    Audit,
+    Finding,
+    audit_images,
+    empty_classes,
+    findings_table,
+    hash_file,
+    split_leaks,
+)
 from cvpipe.data.manifest import (
     check_columns,
     class_folders,
@@ -31,19 +39,27 @@ def scan_and_hash(root: Path, config: Config) -> pd.DataFrame:
         )
 
 
-def audit_rows(
-    rows: pd.DataFrame, root: Path, data: DataSection, threads: int, watcher: Watcher
-) -> Audit:
+def audit_rows(rows: pd.DataFrame, root: Path, config: Config, watcher: Watcher) -> Audit:
     """Decode every scanned image once and collect all findings."""
     audit = audit_images(
         rows,
         root,
-        threads,
-        data.drop_unreadable,
+        config.threads,
+        config.data.drop_unreadable,
         lambda items, total: watcher.track(items, total, "decode"),
     )
-    if data.labels != FOLDERS:
-        return audit
+    further: list[Finding] = []
+    if config.split.protocol == "given":
+        severity = "warning" if config.split.allow_leak else "error"
+        further += split_leaks(audit.rows, severity)
+    if config.data.labels == FOLDERS:
+        further += unused_files(root, set(rows["label"]))
+    combined = [*audit.findings.itertuples(index=False, name=None), *further]
+    return replace(audit, findings=findings_table(combined))
+
+
+def unused_files(root: Path, labels: set[str]) -> list[Finding]:
+    """Find what lies in a data root beside the images in class folders."""
     unused = [
         (name, "other_file", "warning", "its suffix is none that cvpipe reads; not used")
         for name in other_files(root)
@@ -52,9 +68,7 @@ def audit_rows(
         for name in stray_images(root)
     ]
     # A folder whose every file has another suffix gave no row at all.
-    empty = empty_classes(set(class_folders(root)) - set(rows["label"]))
-    combined = [*audit.findings.itertuples(index=False, name=None), *unused, *empty]
-    return replace(audit, findings=findings_table(combined))
+    return unused + empty_classes(set(class_folders(root)) - labels)
 
 
 def run_audit(job: Job, rows: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +81,7 @@ def run_audit(job: Job, rows: pd.DataFrame) -> pd.DataFrame:
         GateError: There are errors among the findings.
     """
     with job.timed("audit", f"audit: decoding {len(rows):,} images"):
-        audit = audit_rows(rows, job.root, job.config.data, job.config.threads, job.watcher)
+        audit = audit_rows(rows, job.root, job.config, job.watcher)
         write_table(job.run.images_path, audit.facts)
         write_table(job.run.duplicates_path, audit.duplicates)
         write_table(job.run.findings_path, audit.findings)
@@ -81,7 +95,8 @@ def run_audit(job: Job, rows: pd.DataFrame) -> pd.DataFrame:
             f"the audit of {job.root.name!r} found {len(audit.errors)} error(s), so nothing was "
             f"fitted:\n{describe_findings(audit.findings)}\nAll findings are in "
             f"{job.run.findings_path}. Mend the data; unreadable images, but not classes that are "
-            "too small, can be left out with --drop-unreadable."
+            "too small, can be left out with --drop-unreadable, and a split that leaks can be run "
+            "with --allow-leak, which the report will say."
         )
     return check_columns(audit.rows)
 

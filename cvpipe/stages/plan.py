@@ -15,6 +15,7 @@ from cvpipe.config import (
     preset_config,
     validate_config,
 )
+from cvpipe.data.manifest import has_given_split
 from cvpipe.data.sources import DATASETS
 from cvpipe.errors import InputError, check_name
 from cvpipe.features.table import FEATURES, FileFeature
@@ -76,7 +77,7 @@ def make_plan(
         config = _preset(target.parent, target.name, settings, preset)
         root = Path(config.data.root)
     elif target.is_dir():
-        config = _preset(target, FOLDERS, settings, preset)
+        config = _preset(target, FOLDERS, settings, preset, data)
         root = data or Path(config.data.root)
     else:
         raise InputError(
@@ -89,8 +90,12 @@ def make_plan(
     return Plan(config, root)
 
 
-def _preset(root: Path, labels: str, settings: Sequence[str], preset: str) -> Config:
+def _preset(
+    root: Path, labels: str, settings: Sequence[str], preset: str, data: Path | None = None
+) -> Config:
     raw = preset_config(name_of(root.resolve().name), str(root), labels, preset)
+    if has_given_split(data or root, labels):
+        raw["split"] = {"protocol": "given"}
     return validate_config(raw, settings)
 
 

@@ -14,6 +14,7 @@ from cvpipe.report.content import Risk
 from cvpipe.runs import Run
 from cvpipe.stages.evaluate import careful_protocols
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
+from cvpipe.stages.split import SPLIT_GIVEN
 
 # A yardstick is far above the class frequencies when, at the lower end of the interval, it
 # takes away at least this share of their mistakes.
@@ -36,6 +37,7 @@ def find_risks(run: Run) -> list[Risk]:
     comparison = comparison[comparison["protocol"] == protocol]
     chosen = str(read_json(run.choice_path)["chosen"])
     return [
+        *_leaks(run.manifest()),
         *_unseen_pictures(config, chosen, comparison),
         *_shortcuts(config, accuracies, comparison),
         *_careless_claims(run.careless(), run.manifest()),
@@ -47,6 +49,8 @@ def find_warnings(run: Run) -> list[str]:
     findings = frames.read_text_table(run.findings_path)
     about_all = findings[(findings["image_id"] == "") & (findings["severity"] == "warning")]
     warnings = [f"{reason}." for reason in about_all["reason"]]
+    if SPLIT_GIVEN in run.manifest():
+        warnings.append("The images came with a split of their own, which was not used.")
     dropped = findings["reason"].str.endswith("; left out").sum()
     if dropped:
         warnings.append(
@@ -56,6 +60,23 @@ def find_warnings(run: Run) -> list[str]:
         fit = read_json(run.part_path(contender.name) / "fit.json")
         warnings += [f"{contender.name}: {text}." for text in fit["warnings"]]
     return warnings
+
+
+def _leaks(manifest: pd.DataFrame) -> list[Risk]:
+    """Tell when a given split parts what belongs together; it was run because it was allowed."""
+    fitted = set(manifest.loc[manifest["split"] != "test", "group"])
+    test = manifest[manifest["split"] == "test"]
+    num_leaked = int(test["group"].isin(fitted).sum())
+    if not num_leaked:
+        return []
+    return [
+        Risk(
+            "The given split leaks.",
+            f"{num_leaked:,} of {len(test):,} test images belong together with images of train or "
+            "val (the same group, the same pixels, or a near-duplicate). Their figures show what "
+            "was remembered, not what was learned. The run went on because of --allow-leak.",
+        )
+    ]
 
 
 def _unseen_pictures(config: Config, chosen: str, comparison: pd.DataFrame) -> list[Risk]:

@@ -10,6 +10,9 @@ from cvpipe.errors import InputError
 from cvpipe.files import write_json, write_table
 from cvpipe.stages.job import Job
 
+# Where the split that came with the images is kept when it is not the one in use.
+SPLIT_GIVEN = "split_given"
+
 
 def run_split(job: Job, rows: pd.DataFrame) -> None:
     """Give every audited row its place in every division; store class order and manifest.
@@ -19,7 +22,11 @@ def run_split(job: Job, rows: pd.DataFrame) -> None:
     Raises:
         InputError: A class is missing from a part of a division.
     """
-    with job.timed("split", "split: stratified by class, groups kept together"):
+    how = "stratified by class, groups kept together"
+    if job.config.split.protocol == "given":
+        complete = "val" in set(rows["split"])
+        how = "as given with the images" + ("" if complete else ", val taken from train")
+    with job.timed("split", f"split: {how}"):
         class_names = frames.class_names_of(rows["label"])
         manifest = divide(
             rows, frames.targets_of(rows["label"], class_names), job.config.split, job.config.seed
@@ -43,14 +50,22 @@ def divide(
     Raises:
         InputError: A class is missing from a part of a division.
     """
-    fractions = {
-        "train": 1.0 - section.val_fraction - section.test_fraction,
-        "val": section.val_fraction,
-        "test": section.test_fraction,
-    }
     groups = rows["group"].tolist()
-    split = assign_splits(targets, groups, fractions, np.random.default_rng(seed))
-    manifest = check_split(rows.assign(split=split))
+    rng = np.random.default_rng(seed)
+    if section.protocol == "given":
+        split = complete_split(rows, targets, section.val_fraction, rng)
+        manifest = rows.assign(split=split)
+        _check_classes(manifest, "split")
+        fractions = {name: float((split == name).mean()) for name in frames.SPLITS}
+    else:
+        rows = rows.rename(columns={"split": SPLIT_GIVEN})
+        fractions = {
+            "train": 1.0 - section.val_fraction - section.test_fraction,
+            "val": section.val_fraction,
+            "test": section.test_fraction,
+        }
+        split = assign_splits(targets, groups, fractions, rng)
+        manifest = check_split(rows.assign(split=split))
     if section.careless:
         alone = rows["image_id"].tolist()
         rng = np.random.default_rng([seed, 1])
@@ -62,6 +77,26 @@ def divide(
         manifest["fold"] = assign_splits(targets, groups, folds, rng)
         check_folds(manifest, section.num_folds)
     return manifest
+
+
+def complete_split(
+    rows: pd.DataFrame, targets: np.ndarray, val_fraction: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Take a given split as it is; a val that is missing is taken from train, whole groups.
+
+    Args:
+        rows: Audited rows with `group` and `split`.
+        targets: `int` array of shape `(n,)`.
+        val_fraction: Share of the train images that become val.
+        rng: Source of the random order.
+    """
+    split = rows["split"].to_numpy(dtype=object, copy=True)
+    if "val" not in split:
+        train = split == "train"
+        fractions = {"train": 1.0 - val_fraction, "val": val_fraction}
+        groups = rows["group"].to_numpy()[train].tolist()
+        split[train] = assign_splits(targets[train], groups, fractions, rng)
+    return split
 
 
 def check_folds(manifest: pd.DataFrame, num_folds: int) -> pd.DataFrame:

@@ -301,11 +301,6 @@ def test_paths_stay_inside_the_root(tmp_path, text):
             "have more values than its header has columns (['path', 'label']); give every",
         ),
         (
-            "path,label,split\na.png,x,train\n",
-            "has a column 'split', where cvpipe itself fills in train, val or test (a split of "
-            "your own is not supported yet); rename the column.",
-        ),
-        (
             "path,label,fold\na.png,x,1\n",
             "has a column 'fold', where cvpipe itself fills in the part of cross-validation (folds "
             "of your own are not supported yet); rename the column.",
@@ -401,7 +396,7 @@ def test_label_column_keeps_rows_together(tmp_path):
             "has the columns 'label' and 'label_given'; while 'age' is the label column, cvpipe "
             "keeps the former under the name of the latter: rename 'label_given'.",
         ),
-        ("path,label,split", "split", "has a column 'split', where cvpipe itself fills in train"),
+        ("path,label,fold", "fold", "has a column 'fold', where cvpipe itself fills in the part"),
     ],
 )
 def test_label_columns_that_are_refused(tmp_path, header, label_column, message):

@@ -1,0 +1,201 @@
+"""Images that come with a split: used as it is, completed, or refused because it leaks."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import cvpipe
+from cvpipe.errors import GateError, InputError
+from cvpipe.stages.plan import make_plan
+from cvpipe.stages.risks import find_risks, find_warnings
+from tests.conftest import run_cvpipe
+
+PIPELINE = """
+threads = 2
+[data]
+root = "images"
+labels = "{labels}"
+[split]
+protocol = "{protocol}"
+[[contender]]
+name = "majority"
+classifier = "majority"
+[[contender]]
+name = "pixels_knn"
+features = ["raw_pixels"]
+classifier = "nearest_neighbours"
+search = "coarse"
+[evaluate]
+resamples = 100
+"""
+
+
+def write_images(root: Path, splits: dict[str, int], seed: int = 0) -> Path:
+    """Write noise into `<split>/<class>/`, as many images of each class as asked for."""
+    rng = np.random.default_rng(seed)
+    for split, number in splits.items():
+        for label in ("0", "NA"):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for count in range(number):
+                pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{count}.png")
+    return root
+
+
+def run_given(folder: Path, protocol="given", labels="folders", settings=(), pipeline=PIPELINE):
+    (folder / "p.toml").write_text(pipeline.format(protocol=protocol, labels=labels))
+    return cvpipe.run(folder / "p.toml", settings, runs_path=folder / "runs")
+
+
+def test_folders_of_a_split_are_used_as_they_are(tmp_path):
+    write_images(tmp_path / "images", {"Training": 12, "valid": 5, "TEST": 6})
+    run = run_given(tmp_path)
+    manifest = run.manifest()
+    names = {"Training": "train", "valid": "val", "TEST": "test"}
+    folders = manifest["image_id"].str.split("/", expand=True)
+    assert manifest["split"].tolist() == folders[0].map(names).tolist()
+    assert manifest["label"].tolist() == folders[1].tolist()
+    assert run.predictions("test", "pixels_knn")["image_id"].tolist() == (
+        manifest.loc[manifest["split"] == "test", "image_id"].tolist()
+    )
+    assert find_risks(run)[0].headline == "The chosen contender is not shown to use the pictures."
+    # The careless split has the same shares.
+    assert manifest["careless"].value_counts().to_dict() == {"train": 24, "val": 10, "test": 12}
+
+
+def test_a_column_split_does_the_same(tmp_path):
+    root = write_images(tmp_path / "images", {"a": 20})
+    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png"))
+    words = ["train", " Test ", "validation", "train", "training"]
+    rows = [(path, path.split("/")[1], words[i % 5]) for i, path in enumerate(paths)]
+    pd.DataFrame(rows, columns=["path", "label", "split"]).to_csv(root / "t.csv", index=False)
+    manifest = run_given(tmp_path, labels="t.csv").manifest()
+    expected = ["train", "test", "val", "train", "train"] * 8
+    assert manifest["split"].tolist() == expected
+    assert make_plan(root / "t.csv").config.split.protocol == "given"
+
+
+def test_a_missing_val_is_taken_from_train_by_group(tmp_path):
+    root = write_images(tmp_path / "images", {"train": 20, "test": 6})
+    rows = []
+    for path in sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png")):
+        split, label, name = path.split("/")
+        rows.append((path, label, split, f"{split} {label} {int(name[:-4]) // 2}"))
+    columns = ["path", "label", "split", "group"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "t.csv", index=False)
+    manifest = run_given(tmp_path, labels="t.csv").manifest()
+    assert (manifest.groupby("group")["split"].nunique() == 1).all()
+    counts = manifest.groupby(["split", "label"]).size()
+    assert counts.to_dict() == {
+        **{("test", label): 6 for label in ("0", "NA")},
+        **{("train", label): 16 for label in ("0", "NA")},
+        **{("val", label): 4 for label in ("0", "NA")},
+    }
+    given = manifest["image_id"].str.split("/").str[0]
+    assert (manifest["split"].eq("test") == given.eq("test")).all()
+
+
+@pytest.fixture
+def leaking(tmp_path):
+    """A copy of a train image stands in test, saved anew as a JPEG."""
+    root = write_images(tmp_path / "images", {"train": 12, "val": 5, "test": 6})
+    photo = np.asarray(Image.open(root / "train" / "0" / "3.png").resize((96, 72)))
+    Image.fromarray(photo).save(root / "train" / "0" / "3.png")
+    Image.fromarray(photo).save(root / "test" / "0" / "copy.jpg", quality=90)
+    return tmp_path
+
+
+def test_a_split_that_leaks_is_refused_with_the_names_of_the_files(leaking):
+    with pytest.raises(GateError) as caught:
+        run_given(leaking)
+    assert "error: split_leak: test/0/copy.jpg: in test, but it belongs together with " in str(
+        caught.value
+    )
+    assert "'train/0/3.png' in train" in str(caught.value)
+    assert "--allow-leak" in str(caught.value)
+    answer = run_cvpipe("audit", leaking / "images", cwd=leaking)
+    assert answer.returncode == 1
+    assert "split_leak: test/0/copy.jpg" in answer.stdout
+
+
+def test_a_leak_that_is_allowed_is_the_biggest_risk(leaking):
+    run = run_given(leaking, settings=["split.allow_leak=true"])
+    risk = find_risks(run)[0]
+    assert risk.headline == "The given split leaks."
+    assert risk.text.startswith("1 of 13 test images belong together with images of train or val")
+    assert "The given split leaks." in run.report_path.read_text(encoding="utf-8")
+
+
+def test_a_given_split_that_is_not_used_is_told(tmp_path):
+    write_images(tmp_path / "images", {"train": 14, "test": 6})
+    run = run_given(tmp_path, protocol="holdout")
+    manifest = run.manifest()
+    assert set(manifest["split_given"]) == {"train", "test"}
+    assert set(manifest["split"]) == {"train", "val", "test"}
+    assert (manifest["split"] != manifest["split_given"]).any()
+    told = "The images came with a split of their own, which was not used."
+    assert told in find_warnings(run)
+
+
+def test_a_folder_with_a_split_needs_no_pipeline_file(tmp_path):
+    write_images(tmp_path / "images", {"train": 3, "test": 3})
+    assert make_plan(tmp_path / "images").config.split.protocol == "given"
+    again = make_plan(tmp_path / "images", ["split.protocol=holdout"])
+    assert again.config.split.protocol == "holdout"
+    shutil.rmtree(tmp_path / "images" / "test")
+    (tmp_path / "images" / "plane").mkdir()
+    # A class may well be called train.
+    assert make_plan(tmp_path / "images").config.split.protocol == "holdout"
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": 6, "val": 6}, "but the images come with the splits ['train', 'val'] only;"),
+        ({"cats": 6, "dogs": 6}, "but the images come with no split; expected folders train/"),
+    ],
+)
+def test_a_split_that_is_not_there(tmp_path, splits, message):
+    write_images(tmp_path / "images", splits)
+    with pytest.raises(InputError) as caught:
+        run_given(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_an_image_between_split_and_class(tmp_path):
+    root = write_images(tmp_path / "images", {"train": 6, "test": 6})
+    shutil.copy(root / "train" / "0" / "0.png", root / "train" / "lost.png")
+    with pytest.raises(InputError) as caught:
+        run_given(tmp_path)
+    assert "'train/lost.png' lies in no class folder; expected <split>/<class>/<image>." in str(
+        caught.value
+    )
+
+
+def test_a_word_that_is_no_split(tmp_path):
+    root = write_images(tmp_path / "images", {"a": 6})
+    (root / "t.csv").write_text("path,label,split\na/0/1.png,0,tset\n")
+    with pytest.raises(InputError) as caught:
+        run_given(tmp_path, labels="t.csv")
+    assert "has 'tset' in the column 'split'; expected one of ['test', 'testing'" in str(
+        caught.value
+    )
+
+
+def test_a_class_that_test_lacks(tmp_path):
+    root = write_images(tmp_path / "images", {"train": 12, "val": 5, "test": 6})
+    shutil.rmtree(root / "test" / "NA")
+    with pytest.raises(InputError, match="no image of class 'NA' came into test"):
+        run_given(tmp_path)
+
+
+def test_a_finished_run_knows_its_config(tmp_path):
+    write_images(tmp_path / "images", {"train": 12, "val": 5, "test": 6})
+    run = run_given(tmp_path)
+    assert json.loads(run.config_path.read_text())["split"]["protocol"] == "given"
