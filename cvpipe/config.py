@@ -76,7 +76,7 @@ class SplitSection(Section):
             are divided once more into folds, and every contender is fitted as many times, each
             time without one fold, so that every image is scored once. `"given"`: the split
             that the images come with; a val that is missing is taken from train.
-        val_fraction: Share of val.
+        val_fraction: Share of val; of a given split without val, the share of its train.
         test_fraction: Share of test; the rest is train.
         num_folds: Number of folds of `"kfold"`.
         allow_leak: Go on although a given split parts a group or near-duplicates.

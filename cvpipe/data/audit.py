@@ -172,7 +172,7 @@ def identical_images(rows: pd.DataFrame, facts: pd.DataFrame) -> list[Finding]:
             what = "bytes" if twin.sha256 == first.sha256 else "pixels"
             same = f"the same {what} as {first.image_id!r}"
             if twin.label == first.label:
-                reason = f"{same}; both stay in one split"
+                reason = f"{same}; both belong in one split"
                 findings.append((str(twin.image_id), "identical_images", "warning", reason))
             else:
                 reason = f"{same}, but labelled {twin.label!r} instead of {first.label!r}"
@@ -204,7 +204,7 @@ def cluster_findings(clusters: Clusters, facts: pd.DataFrame) -> list[Finding]:
         reason = (
             f"{num_images:,} of {len(facts):,} images ({share:.0%}) have a near-duplicate; they "
             f"form {len(repeated):,} cluster(s), the largest of {repeated.max()}, and each cluster "
-            "stays in one split. A plain random split of these images can flatter every figure"
+            "belongs in one split. A plain random split of these images can flatter every figure"
         )
         severity = "warning" if share >= NOTEWORTHY_FRACTION else "note"
         findings.append(("", "near_duplicates", severity, reason))
@@ -214,7 +214,7 @@ def cluster_findings(clusters: Clusters, facts: pd.DataFrame) -> list[Finding]:
         if pixels[one] != pixels[other]:  # identical ones are an error already
             reason = (
                 f"a near-duplicate of {one!r}, but labelled {other_label!r} instead of {label!r}; "
-                "both stay in one split"
+                "both belong in one split"
             )
             findings.append((other, "near_duplicate_labels", "warning", reason))
     for recut in clusters.recut:
@@ -233,17 +233,17 @@ def split_leaks(rows: pd.DataFrame, severity: str) -> list[Finding]:
         rows: Audited rows with `image_id`, `group` and `split`.
         severity: Of the findings.
     """
+    parted = rows[rows.groupby("group")["split"].transform("nunique") > 1]
     findings = []
-    for _, members in rows.groupby("group"):
-        if members["split"].nunique() > 1:
-            # The first in the order train, val, test is where the others do not belong beside.
-            home = members.loc[members["split"].map(SPLITS.index).idxmin()]
-            for member in members[members["split"] != home["split"]].itertuples():
-                reason = (
-                    f"in {member.split}, but it belongs together with {home['image_id']!r} in "
-                    f"{home['split']} (the same group, the same pixels, or a near-duplicate)"
-                )
-                findings.append((str(member.image_id), "split_leak", severity, reason))
+    for _, members in parted.groupby("group"):
+        # What stands in train may stay there, so the others are named.
+        home = members.loc[members["split"].map(SPLITS.index).idxmin()]
+        for member in members[members["split"] != home["split"]].itertuples():
+            reason = (
+                f"in {member.split}, but it belongs together with {home['image_id']!r} in "
+                f"{home['split']} (the same group, the same pixels, or a near-duplicate)"
+            )
+            findings.append((str(member.image_id), "split_leak", severity, reason))
     return findings
 
 

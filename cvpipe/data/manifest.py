@@ -7,7 +7,7 @@ What flows out is a list of rows, not yet a manifest: whether the files exist an
 read is the audit's business.
 
 The folder is the user's own and is only read, so links to files are followed wherever
-they lead, and so are links to folders in place of class folders. Deeper links to folders
+they lead, and so are links to folders directly below it. Deeper links to folders
 are not entered, so that no circle of links can trap the walk; they count as other files.
 """
 
@@ -27,6 +27,7 @@ SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
+    "dev": "val",
     "valid": "val",
     "validation": "val",
     "test": "test",
@@ -40,6 +41,7 @@ RESERVED_COLUMNS = {
     "image_id": "the key of each image (give its file in 'path')",
     "fold": "the part of cross-validation (folds of your own are not supported yet)",
     "careless": "the split of the careless protocol",
+    "split_given": "the split that the images came with",
     "sha256": "the checksum of each file",
 }
 
@@ -94,7 +96,14 @@ def scan_folders(root: Path) -> pd.DataFrame:
             f"no image was found in the class folders of {str(root)!r}; expected "
             f"<folder>/<class>/<image> with one of the suffixes {sorted(SUFFIX_FORMATS)}."
         )
-    given = is_split_layout({path.parts[0] for path in paths})
+    tops = {path.parts[0] for path in paths}
+    given = is_split_layout(tops)
+    named = sorted(top for top in tops if top.lower() in SPLIT_NAMES)
+    if len(named) > 1 and not given:
+        raise InputError(
+            f"the folders {named} in {str(root)!r} look like parts of a split, but beside them "
+            f"lie {sorted(tops - set(named))}; keep either a split or classes there."
+        )
     unlabelled = [str(path) for path in paths if given and len(path.parts) < 3]
     if unlabelled:
         raise InputError(
@@ -120,7 +129,7 @@ def has_given_split(root: Path, labels: str) -> bool:
     What is not there gives none; that it is missing is for `scan_images` to say.
     """
     if labels == FOLDERS:
-        return root.is_dir() and is_split_layout(_folders(root))
+        return root.is_dir() and is_split_layout(_folders_with_images(root))
     return (root / labels).is_file() and "split" in _read_table(root / labels, num_rows=0)
 
 
@@ -153,10 +162,14 @@ def _walk(folder: Path, follow_links: bool) -> Iterator[Path]:
 
 def class_folders(root: Path) -> list[str]:
     """List the names of the class folders, hidden ones left out."""
-    tops = _folders(root)
+    tops = _folders_with_images(root)
     if not is_split_layout(tops):
-        return tops
+        return _folders(root)
     return sorted({name for top in tops for name in _folders(root / top)})
+
+
+def _folders_with_images(root: Path) -> set[str]:
+    return {path.parts[0] for path in _class_files(root) if is_image_name(path.name)}
 
 
 def _folders(root: Path) -> list[str]:
@@ -202,6 +215,8 @@ def scan_table(root: Path, table_path: Path, label_column: str = LABEL_COLUMN) -
             f"latter: rename {LABEL_GIVEN!r}."
         )
     table["label"] = table["label"].str.strip()  # "cat" and "cat " are one class
+    if "group" in table:
+        table["group"] = table["group"].str.strip()  # and so are the groups "7" and "7 "
     if "split" in table:
         table["split"] = [_split_name(text, table_path) for text in table["split"]]
     table["image_id"] = [_inside(root, text, table_path) for text in table["image_id"]]
@@ -229,6 +244,13 @@ def _check_header(table: pd.DataFrame, table_path: Path, label_column: str) -> p
             f"the rows of {str(table_path)!r} have more values than its header has columns "
             f"({list(table)}); give every column a name."
         )
+    for name in table:
+        meant = name.strip().lower()
+        if meant in ("group", "split") and name != meant:
+            raise InputError(
+                f"{str(table_path)!r} has a column {name!r}, which would not be used; call it "
+                f"{meant!r}, or something else altogether."
+            )
     taken = [name for name in RESERVED_COLUMNS if name in table]
     if taken:
         raise InputError(

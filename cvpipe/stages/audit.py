@@ -31,11 +31,34 @@ MAX_SHOWN = 40
 
 
 def scan_and_hash(root: Path, config: Config) -> pd.DataFrame:
-    """List the images of a data root with the hash of each file as column `sha256`."""
+    """List the images of a data root with the hash of each file as column `sha256`.
+
+    Raises:
+        InputError: See `scan_images` and `check_given_split`.
+    """
     rows = scan_images(root, config.data.labels, config.data.label_column)
+    check_given_split(config, rows)
     with ThreadPoolExecutor(config.threads) as pool:
         return rows.assign(
             sha256=list(pool.map(lambda key: hash_file(root / key), rows["image_id"]))
+        )
+
+
+def check_given_split(config: Config, rows: pd.DataFrame) -> None:
+    """Check that there is a split if the config wants the given one.
+
+    Raises:
+        InputError: There is none, or it lacks train or test.
+    """
+    if config.split.protocol != "given":
+        return
+    found = sorted(set(rows["split"])) if "split" in rows else []
+    if not {"train", "test"} <= set(found):
+        raise InputError(
+            "split.protocol is 'given', but the images come with "
+            + (f"the splits {found} only" if found else "no split")
+            + "; expected folders train/ and test/ (and val/) above the class folders, or a "
+            "column 'split' in the table. Or use split.protocol = 'holdout'."
         )
 
 

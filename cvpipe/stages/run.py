@@ -65,8 +65,12 @@ def run(
     max_bytes()  # a bad bound is answered now rather than after the work
     plan = make_plan(Path(target), settings, Path(data) if data else None, preset)
     rows = check_subgroups(plan.config, scan_and_hash(plan.root, plan.config))
-    check_given_split(plan.config, rows)
     job = make_job(plan, rows, Path(runs_path), again, watcher)
+    if "split" in rows and plan.config.split.protocol != "given":
+        watcher.say(
+            "the split that the images come with is not used (split.protocol is "
+            f"{plan.config.split.protocol!r})"
+        )
     if job.run.is_finished:
         watcher.say(f"finished before; the report is {job.run.report_path}")
     else:
@@ -100,24 +104,6 @@ def check_subgroups(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
                 f"columns {columns}; {nearest_name(name, columns)}"
             )
     return rows
-
-
-def check_given_split(config: Config, rows: pd.DataFrame) -> None:
-    """Check that there is a split if the config wants the given one.
-
-    Raises:
-        InputError: There is none, or it lacks train or test.
-    """
-    if config.split.protocol != "given":
-        return
-    found = sorted(set(rows["split"])) if "split" in rows else []
-    if not {"train", "test"} <= set(found):
-        raise InputError(
-            "split.protocol is 'given', but the images come with "
-            + (f"the splits {found} only" if found else "no split")
-            + "; expected folders train/ and test/ (and val/) above the class folders, or a "
-            "column 'split' in the table. Or use split.protocol = 'holdout'."
-        )
 
 
 def make_job(plan: Plan, rows: pd.DataFrame, runs_path: Path, again: bool, watcher: Watcher) -> Job:

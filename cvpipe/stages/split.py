@@ -55,7 +55,7 @@ def divide(
     if section.protocol == "given":
         split = complete_split(rows, targets, section.val_fraction, rng)
         manifest = rows.assign(split=split)
-        _check_classes(manifest, "split")
+        _check_given_classes(manifest)
         fractions = {name: float((split == name).mean()) for name in frames.SPLITS}
     else:
         rows = rows.rename(columns={"split": SPLIT_GIVEN})
@@ -142,6 +142,16 @@ def check_split(manifest: pd.DataFrame) -> pd.DataFrame:
     _check_classes(manifest, "split")
     _check_whole_groups(manifest, "split")
     return manifest
+
+
+def _check_given_classes(manifest: pd.DataFrame) -> None:
+    for label, rows in manifest.groupby("label"):
+        missing = [split for split in frames.SPLITS if split not in set(rows["split"])]
+        if missing:
+            raise InputError(
+                f"the split that the images come with has no image of class {label!r} in "
+                f"{missing[0]}; put some there, or use split.protocol = 'holdout'."
+            )
 
 
 def _check_classes(manifest: pd.DataFrame, division: str) -> None:

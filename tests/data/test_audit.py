@@ -182,13 +182,13 @@ def test_identical_bytes_and_pixels_stay_together(root):
             "0/same.bmp",
             "identical_images",
             "warning",
-            "the same pixels as '0/2.png'; both stay in one split",
+            "the same pixels as '0/2.png'; both belong in one split",
         ),
         (
             "0/same.png",
             "identical_images",
             "warning",
-            "the same bytes as '0/2.png'; both stay in one split",
+            "the same bytes as '0/2.png'; both belong in one split",
         ),
     ]
     group = dict(zip(audit.rows["image_id"], audit.rows["group"], strict=True))

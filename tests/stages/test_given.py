@@ -128,8 +128,17 @@ def test_a_leak_that_is_allowed_is_the_biggest_risk(leaking):
     run = run_given(leaking, settings=["split.allow_leak=true"])
     risk = find_risks(run)[0]
     assert risk.headline == "The given split leaks."
-    assert risk.text.startswith("1 of 13 test images belong together with images of train or val")
+    assert risk.text.startswith("2 images, 1 of them test images, belong together with images on")
     assert "The given split leaks." in run.report_path.read_text(encoding="utf-8")
+
+
+def test_a_leak_between_train_and_val_is_a_leak(tmp_path):
+    root = write_images(tmp_path / "images", {"train": 12, "val": 5, "test": 6})
+    shutil.copy(root / "train" / "0" / "3.png", root / "val" / "0" / "copy.png")
+    with pytest.raises(GateError, match="split_leak: val/0/copy"):
+        run_given(tmp_path)
+    run = run_given(tmp_path, settings=["split.allow_leak=true"])
+    assert find_risks(run)[0].text.startswith("2 images, 0 of them test images, belong")
 
 
 def test_a_given_split_that_is_not_used_is_told(tmp_path):
@@ -148,8 +157,7 @@ def test_a_folder_with_a_split_needs_no_pipeline_file(tmp_path):
     assert make_plan(tmp_path / "images").config.split.protocol == "given"
     again = make_plan(tmp_path / "images", ["split.protocol=holdout"])
     assert again.config.split.protocol == "holdout"
-    shutil.rmtree(tmp_path / "images" / "test")
-    (tmp_path / "images" / "plane").mkdir()
+    (tmp_path / "images" / "test").rename(tmp_path / "images" / "plane")
     # A class may well be called train.
     assert make_plan(tmp_path / "images").config.split.protocol == "holdout"
 
@@ -178,20 +186,65 @@ def test_an_image_between_split_and_class(tmp_path):
     )
 
 
+def test_classes_beside_parts_of_a_split(tmp_path):
+    write_images(tmp_path / "images", {"train": 6, "test": 6, "sample": 6})
+    with pytest.raises(InputError) as caught:
+        run_given(tmp_path, protocol="holdout")
+    assert "the folders ['test', 'train'] in" in str(caught.value)
+    assert "look like parts of a split, but beside them lie ['sample'];" in str(caught.value)
+
+
+def test_a_folder_without_images_beside_a_split_is_no_class(tmp_path):
+    root = write_images(tmp_path / "images", {"train": 12, "dev": 5, "test": 6})
+    (root / "__MACOSX").mkdir()
+    assert make_plan(root).config.split.protocol == "given"
+    run = run_given(tmp_path)
+    assert run.class_names() == ["0", "NA"]
+    assert run.is_finished
+
+
+def test_groups_that_differ_in_blanks_alone_are_one(tmp_path):
+    root = write_images(tmp_path / "images", {"train": 8, "val": 8, "test": 8})
+    rows = []
+    for path in sorted(p.relative_to(root).as_posix() for p in root.rglob("*.png")):
+        split, label, name = path.split("/")
+        blank = " " if split == "test" else ""
+        rows.append((path, label, split, f"{label} {name}{blank}"))
+    columns = ["path", "label", "split", "group"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "t.csv", index=False)
+    with pytest.raises(GateError, match="split_leak: test/0/0"):
+        run_given(tmp_path, labels="t.csv")
+
+
+@pytest.mark.parametrize("name", ["Split", "GROUP", " split"])
+def test_a_column_that_is_nearly_one_of_ours(tmp_path, name):
+    root = write_images(tmp_path / "images", {"a": 2})
+    (root / "t.csv").write_text(f"path,label,{name}\na/0/1.png,0,x\n")
+    with pytest.raises(InputError) as caught:
+        run_given(tmp_path, protocol="holdout", labels="t.csv")
+    assert f"has a column {name!r}, which would not be used; call it" in str(caught.value)
+
+
+def test_audit_of_a_pipeline_refuses_what_the_run_refuses(tmp_path):
+    write_images(tmp_path / "images", {"train": 6, "val": 6})
+    (tmp_path / "p.toml").write_text(PIPELINE.format(protocol="given", labels="folders"))
+    answer = run_cvpipe("audit", "p.toml", cwd=tmp_path)
+    assert answer.returncode == 2
+    assert "come with the splits ['train', 'val'] only" in answer.stderr
+
+
 def test_a_word_that_is_no_split(tmp_path):
     root = write_images(tmp_path / "images", {"a": 6})
     (root / "t.csv").write_text("path,label,split\na/0/1.png,0,tset\n")
     with pytest.raises(InputError) as caught:
         run_given(tmp_path, labels="t.csv")
-    assert "has 'tset' in the column 'split'; expected one of ['test', 'testing'" in str(
-        caught.value
-    )
+    assert "has 'tset' in the column 'split'; expected one of ['dev', 'test'" in str(caught.value)
 
 
 def test_a_class_that_test_lacks(tmp_path):
     root = write_images(tmp_path / "images", {"train": 12, "val": 5, "test": 6})
     shutil.rmtree(root / "test" / "NA")
-    with pytest.raises(InputError, match="no image of class 'NA' came into test"):
+    with pytest.raises(InputError, match="has no image of class 'NA' in test; put some there"):
         run_given(tmp_path)
 
 
