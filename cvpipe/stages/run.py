@@ -96,7 +96,7 @@ def check_subgroups(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
     Raises:
         InputError: A column is missing.
     """
-    columns = [name for name in rows if name not in ("image_id", "sha256")]
+    columns = [name for name in rows if name not in ("image_id", "sha256", "split")]
     for name in config.evaluate.subgroups:
         if name not in columns:
             raise InputError(

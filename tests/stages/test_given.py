@@ -225,6 +225,13 @@ def test_a_column_that_is_nearly_one_of_ours(tmp_path, name):
     assert f"has a column {name!r}, which would not be used; call it" in str(caught.value)
 
 
+def test_the_split_is_no_subgroup(tmp_path):
+    write_images(tmp_path / "images", {"train": 6, "test": 6})
+    with pytest.raises(InputError) as caught:
+        run_given(tmp_path, settings=['evaluate.subgroups=["split"]'])
+    assert "evaluate.subgroups names the column 'split', but the table" in str(caught.value)
+
+
 def test_audit_of_a_pipeline_refuses_what_the_run_refuses(tmp_path):
     write_images(tmp_path / "images", {"train": 6, "val": 6})
     (tmp_path / "p.toml").write_text(PIPELINE.format(protocol="given", labels="folders"))
