@@ -317,6 +317,9 @@ def test_a_careless_split_of_bursts_invents_an_accuracy(bursts):
     (risk,) = [r for r in find_risks(bursts) if "random split" in r.headline]
     worst = bursts.careless().set_index("contender").loc[["pixels_knn", "hog_rbf"]]
     worst = worst.loc[worst["difference"].idxmax()]
+    assert worst["difference"] == pytest.approx(worst["careless"] - worst["holdout"])
+    assert worst["low"] > 0.1
+    assert worst["low"] < worst["difference"] < worst["high"]
     assert f"{worst.name} would then seem to name {worst['careless']:.1%}" in risk.text
     assert f"instead of {worst['holdout']:.1%}" in risk.text
     page = bursts.report_path.read_text(encoding="utf-8")
