@@ -67,32 +67,27 @@ def fit_contender(job: Job, contender: Contender, train: pd.DataFrame) -> None:
 
 def fit_rows(job: Job, contender: Contender, rows: pd.DataFrame) -> FittedClassifier:
     """Search a contender's hyperparameter within manifest rows, and fit it on them."""
-    return fit_classifier(
-        classifier_of(contender),
-        features_of(job, contender, rows),
-        frames.targets_of(rows["label"], job.run.class_names()),
-        rows["group"].tolist(),
-        contender.search,
-        job.config.seed,
-        job.config.threads,
-    )
+    return fit_classifier(classifier_of(contender), **fitting_arguments(job, contender, rows))
 
 
 def refit_rows(
     job: Job, contender: Contender, rows: pd.DataFrame, chosen: Mapping[str, float]
 ) -> Predictor:
     """Fit a contender on manifest rows with a hyperparameter that is known already."""
-    estimator = fit_at(
-        classifier_of(contender),
-        chosen,
-        features_of(job, contender, rows),
-        frames.targets_of(rows["label"], job.run.class_names()),
-        rows["group"].tolist(),
-        contender.search,
-        job.config.seed,
-        job.config.threads,
-    )
-    return predictor_of(estimator)
+    arguments = fitting_arguments(job, contender, rows)
+    return predictor_of(fit_at(classifier_of(contender), chosen, **arguments))
+
+
+def fitting_arguments(job: Job, contender: Contender, rows: pd.DataFrame) -> dict[str, Any]:
+    """Collect what a fit on manifest rows is given beside the name of the classifier."""
+    return {
+        "features": features_of(job, contender, rows),
+        "targets": frames.targets_of(rows["label"], job.run.class_names()),
+        "groups": rows["group"].tolist(),
+        "search": contender.search,
+        "seed": job.config.seed,
+        "threads": job.config.threads,
+    }
 
 
 def store_fit(part: Path, fitted: FittedClassifier, facts: dict[str, Any]) -> None:

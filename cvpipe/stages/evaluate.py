@@ -163,6 +163,16 @@ def compare(job: Job, chosen: str, groups: pd.Series) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def accuracies_on_test(metrics: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Select the metric rows of test accuracy under a protocol, indexed by contender."""
+    return metrics[
+        (metrics["protocol"] == protocol)
+        & (metrics["split"] == "test")
+        & (metrics["metric"] == "accuracy")
+        & (metrics["label"] == "")
+    ].set_index("contender")
+
+
 def compare_with_careless(metrics: pd.DataFrame) -> pd.DataFrame:
     """Set each contender's test accuracy beside what the careless split claims.
 
@@ -170,13 +180,7 @@ def compare_with_careless(metrics: pd.DataFrame) -> pd.DataFrame:
         Columns `contender`, `holdout`, `careless`, `difference` (careless minus holdout), and
         its interval `low`, `high`.
     """
-    rows = metrics[
-        (metrics["split"] == "test") & (metrics["metric"] == "accuracy") & (metrics["label"] == "")
-    ]
-    holdout, careless = (
-        rows[rows["protocol"] == protocol].set_index("contender")
-        for protocol in ("holdout", "careless")
-    )
+    holdout, careless = (accuracies_on_test(metrics, name) for name in ("holdout", "careless"))
     table = []
     for name, claimed in careless.iterrows():
         measured = holdout.loc[name]

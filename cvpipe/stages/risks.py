@@ -12,7 +12,7 @@ from cvpipe.data.audit import NOTEWORTHY_FRACTION
 from cvpipe.files import read_json
 from cvpipe.report.content import Risk
 from cvpipe.runs import Run
-from cvpipe.stages.evaluate import careful_protocols
+from cvpipe.stages.evaluate import accuracies_on_test, careful_protocols
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
 from cvpipe.stages.split import SPLIT_GIVEN
 
@@ -28,12 +28,7 @@ def find_risks(run: Run) -> list[Risk]:
     """Say what could make the answer of an evaluated run mean something else than it seems."""
     config, metrics, comparison = run.config(), run.metrics(), run.comparison()
     protocol = careful_protocols(config)[-1]  # folds score more images than the holdout
-    accuracies = metrics[
-        (metrics["protocol"] == protocol)
-        & (metrics["split"] == "test")
-        & (metrics["metric"] == "accuracy")
-        & (metrics["label"] == "")
-    ].set_index("contender")
+    accuracies = accuracies_on_test(metrics, protocol)
     comparison = comparison[comparison["protocol"] == protocol]
     given = config.split.protocol == "given"
     chosen = str(read_json(run.choice_path)["chosen"])

@@ -4,6 +4,7 @@ import pandas as pd
 
 from cvpipe.files import read_json
 from cvpipe.runs import Run
+from cvpipe.stages.evaluate import accuracies_on_test
 
 NUMBERS = ["value", "low", "high"]
 
@@ -20,7 +21,7 @@ def accuracy_table(run: Run) -> pd.DataFrame:
     """
     config = run.config()
     chosen = str(read_json(run.choice_path)["chosen"])
-    metrics = run.metrics().query("split == 'test' and metric == 'accuracy' and label == ''")
+    metrics = run.metrics()
     names = [contender.name for contender in config.contender]
     titles = {
         "holdout": "test",
@@ -29,7 +30,7 @@ def accuracy_table(run: Run) -> pd.DataFrame:
     }
     columns = {"contender": names}
     for protocol, title in titles.items():
-        rows = metrics[metrics["protocol"] == protocol].set_index("contender")
+        rows = accuracies_on_test(metrics, protocol)
         if len(rows):
             columns[title] = [with_interval(**rows.loc[name, NUMBERS]) for name in names]
     return pd.DataFrame({**columns, "verdict": _verdicts(run.comparison(), chosen, names)})
