@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
+from cvpipe.data.images import DecodeRule
 from cvpipe.data.loading import load_batches
 from cvpipe.data.manifest import scan_images
 from cvpipe.features.hog import HistogramOfOrientedGradients
@@ -35,7 +36,7 @@ def main() -> None:
     """Measure in turns, so that a busy machine slows both sides."""
     rows = scan_images(ROOT, "folders").sample(NUM_TRAIN + NUM_TEST, random_state=0)
     paths = [ROOT / image_id for image_id in rows["image_id"]]
-    images = np.concatenate(list(load_batches(paths, (128, 128), "stretch", 64, 2)))
+    images = np.concatenate(list(load_batches(paths, (128, 128), DecodeRule(), 64, 2)))
     features = HistogramOfOrientedGradients(cell_pixels=16).fit_transform(images)
     targets = rows["label"].astype(int).to_numpy()
     train, new = features[:NUM_TRAIN].astype(np.float64), features[NUM_TRAIN:]

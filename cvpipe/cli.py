@@ -9,6 +9,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -37,6 +38,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Runs = Annotated[Path, typer.Option("--runs", help="Folder in which run folders are made.")]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change the pipeline file.")
+]
+DropUnreadable = Annotated[
+    bool, typer.Option("--drop-unreadable", help="Leave out images that cannot be read.")
+]
+AllowLeak = Annotated[
+    bool, typer.Option("--allow-leak", help="Go on with a given split that parts look-alikes.")
 ]
 
 
@@ -77,20 +84,13 @@ def run_command(
     ] = "standard",
     runs: Runs = Path("runs"),
     again: Annotated[bool, typer.Option("--again", help="Run a finished one anew.")] = False,
-    drop_unreadable: Annotated[
-        bool, typer.Option("--drop-unreadable", help="Leave out images that cannot be read.")
-    ] = False,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Go on with a given split that parts look-alikes.")
-    ] = False,
+    drop_unreadable: DropUnreadable = False,
+    allow_leak: AllowLeak = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare all contenders: audit, split, fit, evaluate, compare, export, report."""
-    if drop_unreadable:
-        settings = [*settings, "data.drop_unreadable=true"]
-    if allow_leak:
-        settings = [*settings, "split.allow_leak=true"]
+    settings = with_permissions(settings, drop_unreadable, allow_leak)
     if target.suffix.lower() in (".toml", ".json"):
         # A mistake in the file is answered before anything slow is imported.
         from cvpipe.config import load_config
@@ -105,6 +105,12 @@ def run_command(
     if not quiet:
         typer.echo(summary(finished))
     typer.echo(f"report: {finished.report_path}")
+
+
+def with_permissions(settings: list[str], drop_unreadable: bool, allow_leak: bool) -> list[str]:
+    """Add to settings what was allowed by a flag."""
+    allowed = {"data.drop_unreadable=true": drop_unreadable, "split.allow_leak=true": allow_leak}
+    return [*settings, *(setting for setting, given in allowed.items() if given)]
 
 
 def summary(run: Any) -> str:
@@ -143,27 +149,102 @@ def fetch_command(
 @app.command(name="audit")
 def audit_command(
     target: Annotated[Path, typer.Argument(help="Folder of class folders, CSV, PIPELINE.toml.")],
+    settings: Settings = [],  # noqa: B006 (as above)
     data: Data = None,
+    drop_unreadable: DropUnreadable = False,
+    allow_leak: AllowLeak = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="Also look for labels that are probably wrong.")
+    ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", metavar="FILE", help="Also write an HTML page with the pictures."),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Decode every image once and list what is wrong with the data."""
+    """Decode every image and list what is wrong with the data."""
+    if page is not None:
+        check_page(page)
     from cvpipe.stages.audit import audit_rows, describe_findings, scan_and_hash
     from cvpipe.stages.plan import make_plan
 
-    plan = make_plan(target, [], data)
+    plan = make_plan(target, with_permissions(settings, drop_unreadable, allow_leak), data)
     rows = scan_and_hash(plan.root, plan.config)
     audit = audit_rows(rows, plan.root, plan.config, Terminal(quiet))
+    suspects = None
+    if labels:
+        from cvpipe.stages.suspects import doubt_labels
+
+        audit, suspects = doubt_labels(audit, plan.root, plan.config, Terminal(quiet))
+    if page is not None:
+        from cvpipe.stages.audit_page import write_audit_page
+
+        write_audit_page(page, audit, plan.root, plan.config, suspects)
     if as_json:
         print_json({"images": len(rows), "findings": audit.findings.to_dict("records")})
     else:
         counts = audit.findings["severity"].value_counts()
-        told = ", ".join(f"{counts.get(s, 0)} {s}(s)" for s in ("error", "warning", "note"))
+        told = ", ".join(f"{counts.get(s, 0)} {s}(s)" for s in ("error", "warning", "info"))
         classes = ", ".join(f"{k} {v:,}" for k, v in audit.rows["label"].value_counts().items())
         typer.echo(f"{len(rows):,} images ({classes}): {told}")
         if len(audit.findings):
             typer.echo(describe_findings(audit.findings))
+        if page is not None:
+            typer.echo(f"page: {page}")
     if not audit.errors.empty:
+        raise typer.Exit(1)
+
+
+def check_page(page: Path) -> Path:
+    """Return a path to which an HTML page may be written.
+
+    Raises:
+        InputError: The suffix is another, so that no image can be overwritten by mistake, or a
+            folder is in the way.
+    """
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"the page is to be called {str(page)!r}; its name must end with .html or .htm."
+        )
+    if page.is_dir():
+        raise InputError(f"{str(page)!r} is a folder; give the name of a file with --page.")
+    return page
+
+
+@app.command(name="init")
+def init_command(
+    target: Annotated[Path, typer.Argument(help="Folder of class folders, or CSV.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.toml", help="Where to write; <folder>.toml here."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    no_network: Annotated[
+        bool, typer.Option("--no-network", help="Do not compare the images with ImageNet.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the images and write a pipeline file with a reason beside each choice."""
+    from cvpipe.config import usable_cores
+    from cvpipe.stages.audit import describe_findings
+    from cvpipe.stages.fingerprint import describe_fingerprint
+    from cvpipe.stages.init import init
+
+    done = init(target, usable_cores(), out, force, not no_network, Terminal(quiet))
+    if as_json:
+        found = {"fingerprint": asdict(done.fingerprint), "errors": len(done.audit.errors)}
+        print_json({"pipeline": str(done.path), **found})
+    else:
+        if not quiet:
+            typer.echo("\n".join(describe_fingerprint(done.fingerprint)))
+        typer.echo(f"pipeline: {done.path}")
+    if not done.audit.errors.empty:
+        typer.echo(
+            f"the audit found errors, which stop a run:\n{describe_findings(done.audit.errors)}",
+            err=True,
+        )
         raise typer.Exit(1)
 
 
@@ -243,10 +324,12 @@ def doctor_command(as_json: AsJson = False) -> None:
 
 @app.command(name="list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help="datasets, backbones, features or classifiers.")],
+    kind: Annotated[
+        str, typer.Argument(help="datasets, backbones, features, classifiers or formats.")
+    ],
 ) -> None:
     """List what can be named in a pipeline file or on the command line."""
-    check_name("kind", kind, ("datasets", "backbones", "features", "classifiers"))
+    check_name("kind", kind, ("datasets", "backbones", "features", "classifiers", "formats"))
     for name, text in listing(kind).items():
         typer.echo(f"{name}: {text}")
 
@@ -267,6 +350,10 @@ def listing(kind: str) -> dict[str, str]:
             name: f"{b.description}; {b.num_parameters:,} parameters, weights {b.weights.licence}"
             for name, b in BACKBONES.items()
         }
+    if kind == "formats":
+        from cvpipe.data.images import list_formats
+
+        return list_formats()
     if kind == "features":
         from cvpipe.features.table import FEATURES
 

@@ -8,13 +8,16 @@ starts. Names of features, classifiers and backbones are checked against their t
 
 import hashlib
 import json
+import math
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -38,6 +41,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _refuse_repeated(names: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = [name for name, number in Counter(names).items() if number > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]!r} is named more than once; name it once")
+    return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(_refuse_repeated)]
+
+
 class DataSection(Section):
     """Where the images are and where their labels stand.
 
@@ -49,12 +62,19 @@ class DataSection(Section):
         label_column: For a table: the column that holds the label.
         drop_unreadable: Leave images out that cannot be decoded, instead of stopping.
             They stay in the audit's findings.
+        exclude: Images to leave out, by their path below `root`; they stay in the findings.
+        max_pixels: Images of more pixels are not decoded: a small file can claim to be so
+            large that it fills the memory.
+        patient_groups: Keep DICOM images of one patient id together.
     """
 
     root: str
     labels: str = FOLDERS
     label_column: str = "label"
     drop_unreadable: bool = False
+    exclude: Names = ()
+    max_pixels: int = Field(default=200_000_000, ge=1)
+    patient_groups: bool = True
 
     @field_validator("labels")
     @classmethod
@@ -76,18 +96,26 @@ class SplitSection(Section):
             are divided once more into folds, and every contender is fitted as many times, each
             time without one fold, so that every image is scored once. `"given"`: the split
             that the images come with; a val that is missing is taken from train.
+            `"temporal"`: the oldest images are train, the newest test.
         val_fraction: Share of val; of a given split without val, the share of its train.
         test_fraction: Share of test; the rest is train.
         num_folds: Number of folds of `"kfold"`.
+        num_repeats: How often `"kfold"` divides the images into folds anew.
+        by: Columns of the table of images whose values are never parted, such as site or
+            device: test then shows how contenders do on values that they have not seen.
+        time_column: The column that `"temporal"` sorts by: ISO dates, or numbers.
         allow_leak: Go on although a given split parts a group or near-duplicates.
         careless: Whether the contenders are also fitted and scored on a plain random split,
             which parts groups and near-duplicates, to show what it would have claimed.
     """
 
-    protocol: Literal["holdout", "kfold", "given"] = "holdout"
+    protocol: Literal["holdout", "kfold", "given", "temporal"] = "holdout"
     val_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     num_folds: int = Field(default=5, ge=2, le=20)
+    num_repeats: int = Field(default=1, ge=1, le=20)
+    by: Names = ()
+    time_column: str = ""
     allow_leak: bool = False
     careless: bool = True
 
@@ -100,6 +128,20 @@ class SplitSection(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> "SplitSection":
+        if (self.protocol == "temporal") != bool(self.time_column):
+            raise ValueError(
+                "time_column and protocol = 'temporal' go together, but the protocol is "
+                f"{self.protocol!r} and time_column is {self.time_column!r}"
+            )
+        if self.num_repeats > 1 and self.protocol != "kfold":
+            raise ValueError(
+                f"num_repeats is {self.num_repeats}, which is for protocol = 'kfold', but the "
+                f"protocol is {self.protocol!r}"
+            )
+        return self
+
 
 class ImagesSection(Section):
     """How an image is brought to the size that a contender sees.
@@ -108,9 +150,25 @@ class ImagesSection(Section):
         fit: `"stretch"` changes the aspect ratio and keeps everything; `"pad"` keeps
             both and adds black borders; `"crop"` keeps the ratio and cuts the longer
             side around the centre, which can cut a finding away.
+        white_level: The value of 16-bit images that becomes 255; 4095 for cameras of 12 bits.
+        dicom_window: Centre and width of the grey values of DICOM images that are shown, in
+            their own unit; empty: the first window of each file.
     """
 
     fit: Literal["stretch", "pad", "crop"] = "stretch"
+    white_level: int = Field(default=65_535, ge=255, le=65_535)
+    dicom_window: tuple[float, ...] = ()
+
+    @field_validator("dicom_window")
+    @classmethod
+    def _check_window(cls, window: tuple[float, ...]) -> tuple[float, ...]:
+        finite = all(math.isfinite(value) for value in window)
+        if window and (len(window) != 2 or not finite or window[1] < 1):
+            raise ValueError(
+                f"must be [centre, width], both finite, with a width of at least 1, or empty, "
+                f"but is {list(window)}"
+            )
+        return window
 
 
 ContenderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
@@ -179,15 +237,7 @@ class EvaluateSection(Section):
         "log_loss"
     )
     resamples: int = Field(default=1000, ge=100, le=100_000)
-    subgroups: tuple[str, ...] = ()
-
-    @field_validator("subgroups")
-    @classmethod
-    def _check_subgroups(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        for column in columns:
-            if columns.count(column) > 1:
-                raise ValueError(f"the column {column!r} is named twice; name it once")
-        return columns
+    subgroups: Names = ()
 
 
 class ExportSection(Section):

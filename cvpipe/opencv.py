@@ -5,6 +5,7 @@ the same folder and overwrite each other's files; OpenCV 5 has no `HOGDescriptor
 give errors far from their cause, so they are looked for before the first import.
 """
 
+import functools
 from importlib import metadata
 from types import ModuleType
 
@@ -53,6 +54,7 @@ def check_builds(builds: dict[str, str]) -> dict[str, str]:
     return builds
 
 
+@functools.cache  # looking for installed builds takes longer than making an image grey
 def import_cv2() -> ModuleType:
     """Import OpenCV with its own threads switched off.
 

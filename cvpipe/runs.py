@@ -26,6 +26,7 @@ from cvpipe import frames
 from cvpipe.config import Config, config_hash, load_config
 from cvpipe.errors import InputError
 from cvpipe.files import read_json, write_json
+from cvpipe.formats import reader_versions
 from cvpipe.opencv import installed_builds
 
 SOURCE_KEYS = {"name", "licence", "citation"}
@@ -39,7 +40,6 @@ RECORDED_PACKAGES = (
     "numpy",
     "scipy",
     "pandas",
-    "pillow",
 )
 
 
@@ -89,6 +89,11 @@ class Run:
     def findings_path(self) -> Path:
         """What the audit found."""
         return self.path / "audit.csv"
+
+    @property
+    def audit_page_path(self) -> Path:
+        """The page with the pictures of what the audit found."""
+        return self.path / "audit.html"
 
     @property
     def images_path(self) -> Path:
@@ -150,13 +155,30 @@ class Run:
         """Accuracy for each value of the columns in `evaluate.subgroups`."""
         return self.path / "subgroups.csv"
 
+    @property
+    def suspects_path(self) -> Path:
+        """Images whose label is probably wrong, the most suspicious first."""
+        return self.path / "suspects.csv"
+
+    @property
+    def repeats_path(self) -> Path:
+        """How far the division into folds moves the figures; there when it was repeated."""
+        return self.path / "repeats.csv"
+
+    @property
+    def expectation_path(self) -> Path:
+        """What test figures can be expected to tell, from the numbers of images and groups."""
+        return self.path / "expectation.json"
+
     def part_path(self, contender: str, part: str = "holdout") -> Path:
-        """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3."""
+        """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3 of repeat 0."""
         return self.path / "contenders" / contender / part
 
-    def predictions_path(self, contender: str, split: str, protocol: str = "holdout") -> Path:
+    def predictions_path(
+        self, contender: str, split: str, protocol: str = "holdout", repeat: int = 0
+    ) -> Path:
         """File of a predictions table; of k-fold, the number of the repeat is named too."""
-        name = f"{protocol}-{split}" + ("-r0" if protocol == "kfold" else "")
+        name = f"{protocol}-{split}" + (f"-r{repeat}" if protocol == "kfold" else "")
         return self.path / "contenders" / contender / "predictions" / f"{name}.csv"
 
     @property
@@ -196,23 +218,40 @@ class Run:
         """Load the table of accuracies in subgroups."""
         return _read_numbers(self.subgroups_path, ("value", "low", "high"), ("n",))
 
+    def suspects(self) -> pd.DataFrame:
+        """Load the images whose label is probably wrong, the most suspicious first."""
+        numbers = ("label_probability", "suggested_probability", "margin")
+        return _read_numbers(self.suspects_path, numbers, ())
+
+    def repeats(self) -> pd.DataFrame:
+        """Load the table of means and standard deviations over the repeats of k-fold."""
+        floats = ("mean", "standard_deviation")
+        return _read_numbers(self.repeats_path, floats, ("num_repeats",))
+
+    def expectations(self) -> dict[str, dict[str, Any]]:
+        """Load what test figures can be expected to tell; empty in runs that did not store it."""
+        return read_json(self.expectation_path) if self.expectation_path.exists() else {}
+
     def duplicates(self) -> pd.DataFrame:
         """Load the table of near-duplicate clusters against the threshold."""
         columns = ("threshold", "clusters", "largest", "mixed")
         return _read_numbers(self.duplicates_path, (), columns)
 
-    def predictions(self, split: str, contender: str, protocol: str = "holdout") -> pd.DataFrame:
+    def predictions(
+        self, split: str, contender: str, protocol: str = "holdout", repeat: int = 0
+    ) -> pd.DataFrame:
         """Load a predictions table.
 
         Args:
             split: `"val"` or `"test"`; of k-fold and of the careless split there is only test.
             contender: Name of the contender.
             protocol: `"holdout"`, `"kfold"` or `"careless"`.
+            repeat: Of k-fold: number of the repeat.
 
         Raises:
             InputError: The run has no such table; the message lists what it has.
         """
-        path = self.predictions_path(contender, split, protocol)
+        path = self.predictions_path(contender, split, protocol, repeat)
         if not path.exists():
             present = sorted(
                 p.parent.parent.name + "/" + p.stem
@@ -337,6 +376,7 @@ def provenance(
         "threads": config.threads,
         "versions": {
             **{name: metadata.version(name) for name in RECORDED_PACKAGES},
+            **reader_versions(),
             **installed_builds(),
         },
         "config_hash": config_hash(config),
@@ -346,13 +386,18 @@ def provenance(
 
 
 def _without_folders(argument: str) -> str:
-    """Shorten an absolute path to its name: a run folder says nothing of somebody's disk.
+    """Shorten a path to somewhere else to its name: a run folder says nothing of somebody's disk.
+
+    That is a path that starts at a root or a drive, or that climbs by `..`, in the way of either
+    system: a run may be made on one and read on another.
 
     Example:
-        >>> [_without_folders(a) for a in ("/home/me/photos", "--data=/home/me/photos", "a/b")]
+        >>> [_without_folders(a) for a in ("/home/me/photos", "--data=../me/photos", "a/b")]
         ['photos', '--data=photos', 'a/b']
     """
-    return re.sub(r"""(^|["'=])/(?:.*/)?(?=[^/])""", r"\1", argument)
+    elsewhere = r"""[/\\]|[A-Za-z]:|(?:[^"'=]*[/\\])?\.\.[/\\]"""
+    path = rf"""(^|["'=])(?:{elsewhere})(?:.*[/\\])?(?=[^/\\])"""
+    return re.sub(path, r"\1", argument, flags=re.DOTALL)
 
 
 def _git_state() -> dict[str, Any]:

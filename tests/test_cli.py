@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from cvpipe.cli import main
+from cvpipe.config import load_config
 from cvpipe.data.sources import DATASETS
+from tests.conftest import write_photos
 
 
 def call(capsys, *arguments):
@@ -17,9 +20,11 @@ def call(capsys, *arguments):
     return code, printed.out, printed.err
 
 
-def write_image(path, colour, size=(40, 30)):
+def write_image(path, seed, size=(40, 30)):
+    """Write noise: no two seeds look alike, and no picture stands out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, colour).save(path)
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
     return path
 
 
@@ -28,15 +33,16 @@ def folder(tmp_path):
     """Two classes of six different images."""
     for label in ("cat", "dog"):
         for number in range(6):
-            shade = 10 * number + (100 if label == "cat" else 0)
-            write_image(tmp_path / "pets" / label / f"{number}.jpg", (shade, 50, shade))
+            seed = number + (100 if label == "cat" else 0)
+            write_image(tmp_path / "pets" / label / f"{number}.jpg", seed)
     return tmp_path / "pets"
 
 
 def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    for name in ("run", "fetch", "audit", "predict", "report", "verify", "doctor", "list"):
+    commands = "run init fetch audit predict report verify doctor list"
+    for name in commands.split():
         assert f" {name} " in out
 
 
@@ -146,9 +152,9 @@ def leave_one_image(folder):
 
 
 DEFECTS = [
-    (truncate, ["unreadable", "cat/0.jpg", "runcated"]),
-    (empty, ["empty_file", "cat/1.jpg", "the file is empty"]),
-    (replace_by_text, ["not_an_image", "cat/2.jpg", "its content is none of BMP"]),
+    (truncate, ["truncated", "error: truncated (1): ", "cat/0.jpg: "]),
+    (empty, ["empty_file", "error: empty_file (1): ", "cat/1.jpg: the file is empty"]),
+    (replace_by_text, ["not_an_image", "cat/2.jpg: its content is none of BMP"]),
     (remove_a_class, ["single_class", "at least two classes are needed", "'cat'"]),
     (leave_one_image, ["tiny_class", "class 'dog' has 1 image(s)"]),
 ]
@@ -179,24 +185,183 @@ def test_a_table_row_whose_file_is_missing_ends_with_1(capsys, folder):
     (folder / "labels.csv").write_text("\n".join(["path,label", *rows, "cat/lost.jpg,cat"]))
     code, out, _ = call(capsys, "audit", folder / "labels.csv")
     assert code == 1
-    assert "missing_file: cat/lost.jpg: there is no such file" in out
+    assert "error: missing_file (1): a table names a file that does not exist\n" in out
+    assert "\n    cat/lost.jpg: there is no such file\n" in out
 
 
 def test_audit_of_sound_data_ends_with_0(capsys, folder):
     code, out, _ = call(capsys, "audit", folder)
     assert (code, out.splitlines()[0]) == (
         0,
-        "12 images (cat 6, dog 6): 0 error(s), 0 warning(s), 0 note(s)",
+        "12 images (cat 6, dog 6): 0 error(s), 0 warning(s), 0 info(s)",
     )
     code, out, _ = call(capsys, "audit", folder, "--json")
     assert json.loads(out) == {"images": 12, "findings": []}
+
+
+def test_audit_takes_settings(capsys, folder):
+    """Each changes what is found."""
+    empty(folder)
+    assert call(capsys, "audit", folder)[0] == 1
+    code, out, _ = call(capsys, "audit", folder, "--set", 'data.exclude=["cat/1.jpg"]')
+    assert (code, out.splitlines()[0]) == (
+        0,
+        "11 images (dog 6, cat 5): 0 error(s), 0 warning(s), 1 info(s)",
+    )
+    assert "info: excluded (1): " in out
+    code, out, _ = call(capsys, "audit", folder, "--drop-unreadable")
+    assert code == 0
+    assert "warning: empty_file (1): " in out
+    assert "\n    cat/1.jpg: " in out
+    assert call(capsys, "audit", folder, "--drop-unreadable", "--set", "data.max_pixels=9")[0] == 1
+    code, _, err = call(capsys, "audit", folder, "--set", "data.exlude=[]")
+    assert code == 2
+    assert "did you mean 'exclude'?" in err
+
+
+def test_audit_of_a_table_that_a_setting_names(capsys, folder):
+    rows = [f"{p.relative_to(folder).as_posix()},{p.parent.name}" for p in folder.rglob("*.jpg")]
+    splits = ["train", "test"] * 6
+    lines = [f"{row},{split}" for row, split in zip(sorted(rows), splits, strict=True)]
+    (folder / "t.csv").write_text("\n".join(["path,label,split", *lines]))
+    shutil.copy(folder / "cat" / "0.jpg", folder / "cat" / "1.jpg")  # train and test
+    arguments = ("audit", folder, "--set", "data.labels=t.csv")
+    code, out, _ = call(capsys, *arguments)
+    assert code == 1
+    assert "error: split_leak (1): " in out
+    code, out, _ = call(capsys, *arguments, "--allow-leak")
+    assert code == 0
+    assert "warning: split_leak (1): " in out
+    code, out, _ = call(capsys, *arguments, "--set", "split.protocol=holdout")
+    assert code == 0
+    assert "split_leak" not in out
+
+
+def test_audit_looks_for_wrong_labels_when_asked_to(capsys, tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    (photos / "0" / "planted.png").write_bytes(
+        write_photos(tmp_path / "more", seed=1).joinpath("NA/größe eins/photo 04.png").read_bytes()
+    )
+    code, out, _ = call(capsys, "audit", photos)
+    assert code == 0
+    assert "label_suspect" not in out
+    code, out, _ = call(capsys, "audit", photos, "--labels", "--json")
+    assert code == 0
+    found = [f for f in json.loads(out)["findings"] if f["finding"] == "label_suspect"]
+    assert "0/planted.png" in [finding["image_id"] for finding in found]
+    assert found[0]["reason"].startswith("labelled '0', but images of other groups suggest 'NA'")
+    assert {finding["severity"] for finding in found} == {"info"}
+
+
+def test_audit_looks_for_wrong_labels_among_what_can_be_read(capsys, folder):
+    truncate(folder)
+    code, out, _ = call(capsys, "audit", folder, "--labels")
+    assert code == 1
+    assert "error: truncated (1): " in out
+    for path in folder.rglob("*.jpg"):
+        path.write_bytes(b"")
+    code, out, _ = call(capsys, "audit", folder, "--labels")
+    assert code == 1
+    assert "error: empty_file (12): " in out
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("cat/0.jpg", "the page is to be called '{}'; its name must end with .html or .htm."),
+        ("cat", "the page is to be called '{}'; its name must end with .html or .htm."),
+        ("a.html", "'{}' is a folder; give the name of a file with --page."),
+    ],
+)
+def test_a_page_overwrites_no_image_and_no_folder(capsys, folder, monkeypatch, page, words):
+    (folder / "a.html").mkdir()
+    before = (folder / "cat" / "0.jpg").read_bytes()
+    monkeypatch.setattr("cvpipe.stages.audit.scan_and_hash", None)  # it is said before
+    code, out, err = call(capsys, "audit", folder, "--page", folder / page)
+    assert (code, out) == (2, "")
+    assert err == f"error: {words.format(folder / page)}\n"
+    assert (folder / "cat" / "0.jpg").read_bytes() == before
+
+
+def test_audit_of_classes_of_one_image_each_ends_with_1(capsys, tmp_path):
+    for number, label in enumerate("abcde"):
+        write_image(tmp_path / label / "x.png", number, (40, 30 + number))
+    code, out, _ = call(capsys, "audit", tmp_path)
+    assert code == 1
+    assert "error: tiny_class (5): " in out
+
+
+def test_audit_writes_a_page_with_the_pictures(capsys, folder, tmp_path):
+    truncate(folder)
+    page = tmp_path / "a page.html"
+    code, out, _ = call(capsys, "audit", folder, "--labels", "--page", page)
+    assert code == 1  # and the page is there
+    assert out.splitlines()[-1] == f"page: {page}"
+    text = page.read_text(encoding="utf-8")
+    assert "cat/0.jpg" in text
+    assert "truncated" in text
+    assert "http://" not in text.replace("http://www.w3.org/", "")
+    code, out, _ = call(capsys, "audit", folder, "--page", page, "--json")
+    assert code == 1
+    assert json.loads(out)["images"] == 12  # nothing but JSON
+
+
+def test_init_writes_a_pipeline_file_that_runs(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(capsys, "init", "pets", "--no-network")
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[0].startswith("images: 12 in 2 classes: 'cat' 6, 'dog' 6;")
+    assert lines[-1] == "pipeline: pets.toml"
+    assert "audit: decoding 12 images" in err
+    assert "# " in (tmp_path / "pets.toml").read_text(encoding="utf-8")
+    assert load_config(tmp_path / "pets.toml").data.root == "pets"
+    code, out, _ = call(capsys, "audit", "pets.toml")
+    assert code == 0
+    # A second time it is in the way.
+    code, _, err = call(capsys, "init", "pets", "--no-network")
+    assert code == 2
+    assert "there is a file 'pets.toml' already" in err
+    code, out, err = call(capsys, "init", "pets", "--no-network", "--force", "--quiet")
+    assert (code, out, err) == (0, "pipeline: pets.toml\n", "")
+    code, out, _ = call(capsys, "init", "pets", "--no-network", "--out", "b.toml", "--json")
+    told = json.loads(out)
+    assert (code, told["pipeline"], told["errors"]) == (0, "b.toml", 0)
+    assert told["fingerprint"]["class_images"] == {"cat": 6, "dog": 6}
+    assert told["fingerprint"]["similarity"] is None
+
+
+def test_init_compares_with_imagenet_unless_told_not_to(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        "cvpipe.stages.init.measure_similarity", lambda images, _: asked.append(images.shape)
+    )
+    assert call(capsys, "init", "pets", "--no-network")[0] == 0
+    assert asked == []
+    assert call(capsys, "init", "pets", "--force")[0] == 0
+    assert asked == [(12, 224, 224, 3)]
+
+
+def test_init_writes_the_file_in_spite_of_errors_and_ends_with_1(
+    capsys, folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    empty(folder)
+    code, out, err = call(capsys, "init", "pets", "--no-network")
+    assert code == 1
+    assert "the audit found errors, which stop a run:\n  error: empty_file (1): " in err
+    assert "\n    cat/1.jpg: the file is empty" in err
+    assert out.splitlines()[-1] == "pipeline: pets.toml"
+    text = " ".join((tmp_path / "pets.toml").read_text().replace("\n#", "").split())
+    assert "The audit found errors, which stop a run: 'empty_file' 1." in text
 
 
 def test_unreadable_images_can_be_left_out(capsys, folder, tmp_path, monkeypatch):
     """Two of eight cats are damaged; the run goes on with six and says so."""
     monkeypatch.chdir(tmp_path)
     for number in (6, 7):
-        write_image(folder / "cat" / f"{number}.jpg", (number, number, 200))
+        write_image(folder / "cat" / f"{number}.jpg", 100 + number)
     truncate(folder)
     empty(folder)
     pipeline = tmp_path / "pets.toml"
@@ -225,6 +390,8 @@ def test_lists(capsys):
         ("backbones", "efficientnet_lite0: "),
         ("features", "hog: "),
         ("classifiers", "linear_svm: "),
+        ("formats", ".tif: TIFF (the first page; 8 or 16 bits)\n"),
+        ("formats", ".dcm: DICOM (the first frame; needs the extra: "),
     ):
         code, out, _ = call(capsys, "list", kind)
         assert code == 0
@@ -258,8 +425,10 @@ def test_a_class_folder_without_usable_images_ends_with_1(capsys, folder):
     (folder / "bird" / "0.heic").write_bytes(b"x")
     code, out, _ = call(capsys, "audit", folder)
     assert code == 1
-    assert "error: empty_class: class 'bird' has no image that can be used" in out
-    assert "warning: other_file: bird/0.heic" in out
+    assert "error: empty_class (1): a class without any usable image\n" in out
+    assert "\n    class 'bird' has no image that can be used\n" in out
+    assert "warning: other_file (1): " in out
+    assert "\n    bird/0.heic: " in out
 
 
 def test_leaving_unreadable_images_out_cannot_make_a_class_vanish(
@@ -267,31 +436,36 @@ def test_leaving_unreadable_images_out_cannot_make_a_class_vanish(
 ):
     monkeypatch.chdir(tmp_path)
     for number in range(6):
-        write_image(folder / "bird" / f"{number}.png", (number, 0, 0))
+        write_image(folder / "bird" / f"{number}.png", 200 + number)
         (folder / "dog" / f"{number}.jpg").write_bytes(b"")
     code, _, err = call(capsys, "run", folder, "--drop-unreadable")
     assert code == 1
-    assert "empty_class: class 'dog'" in err
+    assert "error: empty_class (1): " in err
+    assert "\n    class 'dog' has no image that can be used\n" in err
 
 
 def test_warnings_are_told_in_passing(capsys, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(folder / "cat" / "0.jpg", folder / "cat" / "copy.jpg")
+    (folder / "cat" / "0.jpg").rename(folder / "cat" / "0.png")
+    (folder / "cat" / "notes.txt").write_text("x")
     pipeline = tmp_path / "pets.toml"
     pipeline.write_text('[data]\nroot="pets"\n[[contender]]\nname="m"\nclassifier="majority"\n')
     code, _, err = call(capsys, "run", pipeline)
     assert code == 0
-    assert "warnings: 1 identical_images" in err
+    assert "warnings: 1 other_file, 1 wrong_suffix (" in err
+    assert "identical_images" not in err
+    assert "audit.csv)" in err
 
 
 def test_folders_of_a_split_are_not_classes(capsys, tmp_path):
     for part in ("train", "Test"):
         for label in ("cat", "dog"):
-            write_image(tmp_path / "kaggle" / part / label / "0.jpg", (1, 2, 3))
+            write_image(tmp_path / "kaggle" / part / label / "0.jpg", 1)
     code, out, _ = call(capsys, "audit", tmp_path / "kaggle")
     assert code == 1  # one picture in every folder
     assert "4 images (cat 2, dog 2)" in out
-    assert "split_leak: Test/cat/0.jpg: in test" in out
+    assert "error: split_leak (2): " in out
+    assert "\n    Test/cat/0.jpg: in test, but it belongs together with 'train/cat/0.jpg'" in out
 
 
 def test_a_table_and_another_folder_contradict_each_other(capsys, folder, tmp_path):

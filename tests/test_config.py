@@ -33,16 +33,23 @@ root = "../photos"
 labels = "table.csv"
 label_column = "diagnosis"
 drop_unreadable = true
+exclude = ["0/broken one.jpg"]
+max_pixels = 5000000
+patient_groups = false
 
 [split]
 protocol = "kfold"
 num_folds = 4
+num_repeats = 2
+by = ["site"]
 careless = false
 val_fraction = 0.25
 test_fraction = 0.125
 
 [images]
 fit = "pad"
+white_level = 4095
+dicom_window = [40.0, 80.0]
 
 [[contender]]
 name = "hog_svm"
@@ -71,13 +78,19 @@ OTHER_VALUES = {
     "data.labels": "folders",
     "data.label_column": "label",
     "data.drop_unreadable": False,
-    "split.protocol": "holdout",
+    "data.exclude": ["0/other.jpg"],
+    "data.max_pixels": 5_000_001,
+    "data.patient_groups": True,
     "split.num_folds": 3,
+    "split.num_repeats": 3,
+    "split.by": ["device"],
     "split.allow_leak": True,
     "split.careless": True,
     "split.val_fraction": 0.26,
     "split.test_fraction": 0.126,
     "images.fit": "crop",
+    "images.white_level": 4096,
+    "images.dicom_window": [],
     "contender.0.name": "hog_svm2",
     "contender.0.features": ["colour", "hog"],
     "contender.0.classifier": "softmax",
@@ -91,6 +104,8 @@ OTHER_VALUES = {
 }
 # These have a single value today.
 ONE_VALUE = {"contender.1.recipe", "export.formats"}
+# These cannot be changed alone.
+CHANGED_TOGETHER = {"split.protocol", "split.time_column"}
 
 
 def raw_pipeline():
@@ -151,6 +166,10 @@ def test_toml_and_resolved_json_are_equal(tmp_path):
     assert (config.data.root, config.data.labels) == ("../photos", "table.csv")
     assert config.data.label_column == "diagnosis"
     assert (config.split.protocol, config.split.num_folds) == ("kfold", 4)
+    assert (config.split.num_repeats, config.split.by) == (2, ("site",))
+    assert config.data.exclude == ("0/broken one.jpg",)
+    assert (config.data.max_pixels, config.data.patient_groups) == (5_000_000, False)
+    assert (config.images.white_level, config.images.dicom_window) == (4095, (40.0, 80.0))
     assert config.split.careless is False
     assert config.evaluate.select_by == "macro_f1"
     assert config.evaluate.subgroups == ("camera", "site")
@@ -165,16 +184,22 @@ def test_defaults():
             "labels": "folders",
             "label_column": "label",
             "drop_unreadable": False,
+            "exclude": [],
+            "max_pixels": 200_000_000,
+            "patient_groups": True,
         },
         "split": {
             "protocol": "holdout",
             "val_fraction": 0.2,
             "test_fraction": 0.2,
             "num_folds": 5,
+            "num_repeats": 1,
+            "by": [],
+            "time_column": "",
             "allow_leak": False,
             "careless": True,
         },
-        "images": {"fit": "stretch"},
+        "images": {"fit": "stretch", "white_level": 65_535, "dicom_window": []},
         "contender": [
             {"name": "majority", "features": [], "classifier": "majority", "search": "fine"}
         ],
@@ -198,7 +223,8 @@ def test_usable_cores(monkeypatch):
 
 def test_other_values_cover_every_field():
     resolved = validate_config(raw_pipeline()).model_dump(mode="json")
-    assert {*OTHER_VALUES, *ONE_VALUE, "data.root"} == set(keys_of(resolved))
+    known = {*OTHER_VALUES, *ONE_VALUE, *CHANGED_TOGETHER, "data.root"}
+    assert known == set(keys_of(resolved))
 
 
 @pytest.mark.parametrize("key", OTHER_VALUES)
@@ -206,6 +232,18 @@ def test_hash_depends_on(key):
     raw = raw_pipeline()
     other = validate_config(changed(raw, key, OTHER_VALUES[key]))
     assert config_hash(other) != config_hash(validate_config(raw))
+
+
+def test_hash_depends_on_the_protocol_and_the_column_of_time():
+    sections = [
+        {"protocol": "holdout"},
+        {"protocol": "kfold"},
+        {"protocol": "given"},
+        {"protocol": "temporal", "time_column": "taken"},
+        {"protocol": "temporal", "time_column": "stored"},
+    ]
+    hashes = {config_hash(validate_config(minimal(threads=1, split=s))) for s in sections}
+    assert len(hashes) == 5
 
 
 def test_hash_depends_on_the_contenders_order_and_number():
@@ -309,7 +347,7 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         ),
         (
             minimal(evaluate={"subgroups": ["a", "b", "a"]}),
-            "evaluate.subgroups: the column 'a' is named twice; name it once",
+            "evaluate.subgroups: 'a' is named more than once; name it once",
         ),
         (
             minimal(evaluate={"subgroups": "camera"}),
@@ -357,7 +395,70 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         ),
         (
             minimal(split={"protocol": "careless"}),
-            "split.protocol: input should be 'holdout', 'kfold' or 'given', but is 'careless'",
+            "split.protocol: input should be 'holdout', 'kfold', 'given' or 'temporal', but is "
+            "'careless'",
+        ),
+        # what goes together
+        (
+            minimal(split={"protocol": "temporal"}),
+            "split: time_column and protocol = 'temporal' go together, but the protocol is "
+            "'temporal' and time_column is ''",
+        ),
+        (
+            minimal(split={"time_column": "taken"}),
+            "but the protocol is 'holdout' and time_column is 'taken'",
+        ),
+        (
+            minimal(split={"num_repeats": 3}),
+            "split: num_repeats is 3, which is for protocol = 'kfold', but the protocol is 'hold",
+        ),
+        (
+            minimal(split={"protocol": "kfold", "num_repeats": 21}),
+            "split.num_repeats: input should be less than or equal to 20, but is 21",
+        ),
+        (
+            minimal(split={"protocol": "kfold", "num_repeats": 0}),
+            "split.num_repeats: input should be greater than or equal to 1, but is 0",
+        ),
+        (
+            minimal(split={"by": ["site", "device", "site"]}),
+            "split.by: 'site' is named more than once; name it once",
+        ),
+        (
+            minimal(data={"root": ".", "exclude": ["a/1.png", "b/1.png", "b/1.png"]}),
+            "data.exclude: 'b/1.png' is named more than once; name it once",
+        ),
+        (
+            minimal(images={"white_level": 254}),
+            "images.white_level: input should be greater than or equal to 255, but is 254",
+        ),
+        (
+            minimal(images={"white_level": 65_536}),
+            "images.white_level: input should be less than or equal to 65535, but is 65536",
+        ),
+        (
+            minimal(images={"dicom_window": [40.0]}),
+            "images.dicom_window: must be [centre, width], both finite, with a width of at least "
+            "1, or empty, but is [40.0]",
+        ),
+        (
+            minimal(images={"dicom_window": [40.0, 0.5]}),
+            "images.dicom_window: must be [centre, width], both finite, with a width of at least "
+            "1, or empty, but is [40.0, 0.5]",
+        ),
+        (
+            minimal(images={"dicom_window": [float("nan"), 400.0]}),
+            "images.dicom_window: must be [centre, width], both finite, with a width of at least "
+            "1, or empty, but is [nan, 400.0]",
+        ),
+        (
+            minimal(images={"dicom_window": [40.0, float("inf")]}),
+            "images.dicom_window: must be [centre, width], both finite, with a width of at least "
+            "1, or empty, but is [40.0, inf]",
+        ),
+        (
+            minimal(data={"root": "x", "max_pixels": 0}),
+            "data.max_pixels: input should be greater than or equal to 1, but is 0",
         ),
         (minimal(evaluate={"select_by": "auc"}), "evaluate.select_by: input should be 'log_loss',"),
         (minimal(export={"formats": ["onnx"]}), "export.formats.1: input should be 'keras'"),

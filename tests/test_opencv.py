@@ -11,6 +11,12 @@ INSTALL = "python -m pip install 'opencv-python-headless>=4.10,<5'"
 HEADLESS, FULL = "opencv-python-headless", "opencv-python"
 
 
+@pytest.fixture(autouse=True)
+def _first_import():
+    """Let each test import OpenCV as if for the first time."""
+    import_cv2.cache_clear()
+
+
 @pytest.mark.parametrize("name", opencv.BUILDS)
 def test_one_good_build(name):
     assert check_builds({name: "4.14.0.94"}) == {name: "4.14.0.94"}

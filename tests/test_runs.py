@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL
+import pydicom
 import pytest
 
 from cvpipe import runs
@@ -59,6 +61,10 @@ PATHS = {
     "comparison_path": "comparison.csv",
     "careless_path": "careless.csv",
     "subgroups_path": "subgroups.csv",
+    "suspects_path": "suspects.csv",
+    "repeats_path": "repeats.csv",
+    "expectation_path": "expectation.json",
+    "audit_page_path": "audit.html",
     "timings_path": "timings.json",
     "speeds_path": "speeds.json",
     "report_path": "report.html",
@@ -409,7 +415,25 @@ def test_stored_root_through_links(tmp_path, monkeypatch):
         ("data.root='/home/me/photos'", "data.root='photos'"),
         ("--set=data.root=/home/me/photos", "--set=data.root=photos"),
         ("pipelines/brain_mri.toml", "pipelines/brain_mri.toml"),
-        ("../photos", "../photos"),
+        ("a..b/photos", "a..b/photos"),
+        ("../photos", "photos"),
+        ("../../home/me/photos", "photos"),
+        ("../../home/me/photos/", "photos/"),
+        ("pipelines/../../me/photos", "photos"),
+        ("./../me/photos", "photos"),
+        ("data.root=../../home/me/a=b/photos", "data.root=photos"),
+        ('--set=data.root="../../home/me"', '--set=data.root="me"'),
+        ("..", ".."),
+        (r"C:\Users\me\photos", "photos"),
+        (r"C:\Users\me\photos\\", r"photos\\"),
+        ("C:/Users/me/photos", "photos"),
+        ("C:photos", "photos"),
+        (r"--data=d:\me\my photos", "--data=my photos"),
+        (r'data.root="C:\\Users\\me"', 'data.root="me"'),
+        (r"..\..\me\photos", "photos"),
+        (r"\\server\share\me\photos", "photos"),
+        ("//server/share/photos", "photos"),
+        (r"\me\photos", "photos"),
         ("split.val_fraction=0.3", "split.val_fraction=0.3"),
         ("--quiet", "--quiet"),
         ("", ""),
@@ -430,6 +454,8 @@ def test_provenance(monkeypatch):
     assert told["threads"] == 3
     assert told["versions"]["numpy"] == np.__version__
     assert told["versions"]["pandas"] == pd.__version__
+    assert told["versions"]["pillow"] == PIL.__version__
+    assert told["versions"]["pydicom"] == pydicom.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["started"])
     assert told["python"] == ".".join(map(str, sys.version_info[:3]))
     assert "/" not in json.dumps(told)

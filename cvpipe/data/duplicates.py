@@ -12,28 +12,33 @@ handwritten digits that are within 40 in the coarse hash, none is within 55 in t
 correlation of grey values is no substitute: it is above .99 for different solar cells of one
 design and below .95 for copies of a brain scan with another contrast.
 
+**Mirror images.** The hash of a mirrored image is computed as well, and compared with those of the
+others as they are.
+
 **Threshold.** 24 is where false pairs begin: up to there 2 of 189 pairs of solar cells are
 different cells of one design, from there to 27 it is 10 of 79, while JPEG at quality 75, half
-the size or more light cost 0 to 20. A crop by 2 % (48 or more) or a mirror image is not found.
-No threshold suits all data, so the table of clusters against it is part of every result.
+the size or more light cost 0 to 20. A crop by 2 % costs 48 or more: those are found by other
+means, see `cvpipe.data.copies`, and counted here from the threshold on. No threshold suits all
+data, so the table of clusters against it is part of every result.
 
 **No near-duplicate of anything** is a picture with hardly any structure (one colour, plain
 stripes): most of its frequencies are zero, so its hash says nothing. Whether such pictures are
 identical is for a comparison of their pixels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.spatial.distance import squareform
 
+from cvpipe.data.thumbnails import grey_thumbnail
 from cvpipe.errors import InputError
 
 HASH_WORDS = 20
@@ -43,11 +48,13 @@ THRESHOLDS = range(0, 65, 4)
 # A photo's hash has 128 of its 256 coarse bits set. A picture that varies in one direction only
 # has at most 16, so two of them are near for lack of bits; a centred ring still has about 30.
 MIN_SET_BITS = 17
-RECUT_FRACTION = 0.01
+RECUT_FRACTION = 0.05
 RECUT_IMAGES = 25
-# Complete linkage holds all distances of a cluster at once: 8,000 hashes take 256 MB.
-LINKAGE_ROWS = 8_000
+# Complete linkage holds all distances of a cluster at once: 4,000 hashes take 256 MB.
+LINKAGE_ROWS = 4_000
 BLOCK_ROWS = 1_024
+# Thumbnails transformed at once: 8 MB.
+HASHED_ROWS = 256
 # Pairs held before they are reduced to a forest.
 HELD_PAIRS = 1_000_000
 
@@ -64,6 +71,11 @@ class Pairs(NamedTuple):
     first: np.ndarray
     second: np.ndarray
     distance: np.ndarray
+
+
+NO_PAIRS = Pairs(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0))
+# Given rows, other rows, and whether the latter are mirrored: which of the pairs agree.
+Agreement = Callable[[np.ndarray, np.ndarray, bool], np.ndarray]
 
 
 class Recut(NamedTuple):
@@ -107,6 +119,8 @@ class Clusters:
         recut: The clusters that were cut again, sorted by `image_id`.
         mixed: The final clusters with more than one label, sorted by name.
         threshold: The largest distance of two near-duplicates.
+        pairs: Near-duplicates that hold the clusters together, at most one pair less than
+            images; before the second cut of large clusters.
     """
 
     cluster: tuple[str, ...]
@@ -114,21 +128,33 @@ class Clusters:
     recut: tuple[Recut, ...]
     mixed: tuple[Mixed, ...]
     threshold: float
+    pairs: Pairs
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
     """Hash what an image shows, so that copies have hashes with few differing bits.
 
-    The image becomes grey (ITU-R 601-2 luma), 64x64 pixels (Lanczos filter, aspect ratio
-    ignored), and is transformed by the two-dimensional cosine transform of type II. A bit
-    says whether a coefficient is above the median of its square: rows of the square from low
-    to high vertical frequency, the constant term included.
-
     Args:
         image: `uint8` array of shape `(height, width, 3)`, RGB.
 
     Returns:
-        `uint64` array of shape `(20,)`: 4 words with the bits of the lowest 16x16
+        `uint64` array of shape `(20,)`, see `hash_thumbnails`.
+    """
+    return hash_thumbnails(grey_thumbnail(image)[None])[0]
+
+
+def hash_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
+    """Hash grey thumbnails.
+
+    They are transformed by the two-dimensional cosine transform of type II. A bit says whether
+    a coefficient is above the median of its square: rows of the square from low to high
+    vertical frequency, the constant term included.
+
+    Args:
+        thumbnails: `uint8` array of shape `(n, 64, 64)`.
+
+    Returns:
+        `uint64` array of shape `(n, 20)`: 4 words with the bits of the lowest 16x16
         frequencies, then 16 words with those of the lowest 32x32.
 
     References:
@@ -136,12 +162,20 @@ def perceptual_hash(image: np.ndarray) -> np.ndarray:
         section 3.2.1, with 8x8 frequencies of 32x32 pixels. Departures: more frequencies, no
         mean filter, and the constant term belongs to the median and to the bits.
     """
-    grey = Image.fromarray(image).convert("L").resize((64, 64), Image.Resampling.LANCZOS)
-    # An absent frequency comes out as exactly zero (there is a test), so it sets no bit by chance.
-    frequencies = dctn(np.asarray(grey, dtype=np.float64), type=2)
-    squares = (frequencies[:16, :16], frequencies[:32, :32])
-    bits = np.concatenate([(square > np.median(square)).ravel() for square in squares])
-    return np.packbits(bits).view(np.uint64)
+    hashes = np.empty((len(thumbnails), HASH_WORDS), dtype=np.uint64)
+    for start in range(0, len(thumbnails), HASHED_ROWS):
+        block = thumbnails[start : start + HASHED_ROWS].astype(np.float64)
+        # An absent frequency comes out as exactly zero (there is a test), so it sets no bit.
+        frequencies = dctn(block, type=2, axes=(1, 2))
+        bits = [_above_median(frequencies[:, :side, :side]) for side in (16, 32)]
+        packed = np.packbits(np.concatenate(bits, axis=1), axis=1)
+        hashes[start : start + HASHED_ROWS] = packed.view(np.uint64)
+    return hashes
+
+
+def _above_median(squares: np.ndarray) -> np.ndarray:
+    rows = squares.reshape(len(squares), -1)
+    return rows > np.median(rows, axis=1, keepdims=True)
 
 
 def hash_distance(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -162,7 +196,10 @@ def hash_distance(hashes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def near_pairs(
-    hashes: np.ndarray, max_distance: float, block_rows: int = BLOCK_ROWS
+    hashes: np.ndarray,
+    max_distance: float,
+    block_rows: int = BLOCK_ROWS,
+    others: np.ndarray | None = None,
 ) -> Iterator[Pairs]:
     """Find all pairs of hashes within a distance, block by block.
 
@@ -175,27 +212,40 @@ def near_pairs(
         hashes: `uint64` array of shape `(n, 20)`.
         max_distance: The largest distance of a pair.
         block_rows: Memory grows with its square, not with `n`.
+        others: What the second row of a pair is seen as, such as the hashes of the mirrored
+            images; the hashes themselves if left out.
 
     Yields:
         The pairs of two blocks.
     """
-    bits = np.unpackbits(np.ascontiguousarray(hashes[:, :COARSE_WORDS]).view(np.uint8), axis=1)
-    signs = bits.astype(np.float32) * 2 - 1
+    others = hashes if others is None else others
+    signs, other_signs = _signs(hashes), _signs(others)
     # The product of two rows is the number of equal bits minus that of differing ones.
     least = 256 - 2 * max_distance
     for top in range(0, len(hashes), block_rows):
         for left in range(top, len(hashes), block_rows):
-            near = signs[top : top + block_rows] @ signs[left : left + block_rows].T >= least
+            near = signs[top : top + block_rows] @ other_signs[left : left + block_rows].T >= least
             near = np.triu(near, 1) if top == left else near
             # On the flat array this takes a fortieth of the time of `np.nonzero(near)`.
             row, column = np.divmod(np.flatnonzero(near), near.shape[1])
             first, second = row + top, column + left
-            distance = hash_distance(hashes[first], hashes[second])
+            distance = hash_distance(hashes[first], others[second])
             kept = distance <= max_distance
             yield Pairs(first[kept], second[kept], distance[kept])
 
 
-def spanning_forest(hashes: np.ndarray, max_distance: float, block_rows: int = BLOCK_ROWS) -> Pairs:
+def _signs(hashes: np.ndarray) -> np.ndarray:
+    words = np.ascontiguousarray(hashes[:, :COARSE_WORDS])
+    return np.unpackbits(words.view(np.uint8), axis=1).astype(np.float32) * 2 - 1
+
+
+def spanning_forest(
+    hashes: np.ndarray,
+    max_distance: float,
+    block_rows: int = BLOCK_ROWS,
+    mirrored: np.ndarray | None = None,
+    agree: Agreement | None = None,
+) -> Pairs:
     """Reduce all near pairs to the few that hold every cluster together.
 
     At each threshold up to `max_distance` these pairs connect the same images as all pairs
@@ -206,6 +256,8 @@ def spanning_forest(hashes: np.ndarray, max_distance: float, block_rows: int = B
         hashes: `uint64` array of shape `(n, 20)`; rows with too few set bits have no pairs.
         max_distance: The largest distance of a pair.
         block_rows: See `near_pairs`.
+        mirrored: Hashes of the mirrored images, if mirror images are to be found as well.
+        agree: Keeps a pair of near hashes only when the images agree; all, if left out.
 
     Returns:
         At most `n - 1` pairs.
@@ -216,17 +268,23 @@ def spanning_forest(hashes: np.ndarray, max_distance: float, block_rows: int = B
     distinct, representative, copy_of = np.unique(
         hashes[rows], axis=0, return_index=True, return_inverse=True
     )
-    no_rows = np.empty(0, dtype=np.int64)
-    held = [Pairs(no_rows, no_rows, np.empty(0))]
+    originals = rows[representative]
+    searches = [(near_pairs(distinct, max_distance, block_rows), False)]
+    if mirrored is not None:
+        turned = mirrored[originals]
+        searches.append((near_pairs(distinct, max_distance, block_rows, turned), True))
+    held = [NO_PAIRS]
     num_held = 0
-    for pairs in near_pairs(distinct, max_distance, block_rows):
+    for pairs, is_mirrored in ((p, flag) for search, flag in searches for p in search):
+        if agree is not None and len(pairs.first):
+            kept = agree(originals[pairs.first], originals[pairs.second], is_mirrored)
+            pairs = Pairs(*(column[kept] for column in pairs))  # noqa: PLW2901
         held.append(pairs)
         num_held += len(pairs.first)
         if num_held > HELD_PAIRS:
             held, num_held = [_minimum_forest(_join(held), len(distinct))], 0
     forest = _minimum_forest(_join(held), len(distinct))
 
-    originals = rows[representative]
     copies = np.flatnonzero(originals[copy_of] != rows)
     first = np.concatenate([originals[forest.first], originals[copy_of[copies]]])
     second = np.concatenate([originals[forest.second], rows[copies]])
@@ -239,9 +297,15 @@ def _join(pairs: Sequence[Pairs]) -> Pairs:
 
 
 def _minimum_forest(pairs: Pairs, num_rows: int) -> Pairs:
-    graph = coo_array((pairs.distance, (pairs.first, pairs.second)), shape=(num_rows, num_rows))
+    # A sparse matrix adds up what a pair has twice, such as two symmetric images, one of them
+    # mirrored, and takes 0 for no pair.
+    order = np.lexsort((pairs.distance, pairs.second, pairs.first))
+    first, second, distance = (column[order] for column in pairs)
+    once = np.ones(len(order), dtype=bool)
+    once[1:] = (np.diff(first) != 0) | (np.diff(second) != 0)
+    graph = coo_array((distance[once] + 1, (first[once], second[once])), (num_rows, num_rows))
     tree = minimum_spanning_tree(graph.tocsr()).tocoo() if num_rows else graph
-    return Pairs(tree.row.astype(np.int64), tree.col.astype(np.int64), tree.data)
+    return Pairs(tree.row.astype(np.int64), tree.col.astype(np.int64), tree.data - 1)
 
 
 def connect(num_images: int, pairs: Pairs, threshold: float) -> np.ndarray:
@@ -292,7 +356,12 @@ def threshold_table(
     return pd.DataFrame(rows, columns=columns).astype(int)
 
 
-def cut_by_complete_linkage(hashes: np.ndarray, threshold: float) -> np.ndarray:
+def cut_by_complete_linkage(
+    hashes: np.ndarray,
+    threshold: float,
+    mirrored: np.ndarray | None = None,
+    together: Pairs | None = None,
+) -> np.ndarray:
     """Cut a cluster so that no two images of a part are farther apart than the threshold.
 
     Equal hashes stay together. The result does not depend on the order of the rows.
@@ -300,22 +369,41 @@ def cut_by_complete_linkage(hashes: np.ndarray, threshold: float) -> np.ndarray:
     Args:
         hashes: `uint64` array of shape `(n, 20)`.
         threshold: The largest distance within a part.
+        mirrored: Hashes of the mirrored images; the smaller distance counts.
+        together: Pairs that are no farther apart than their distance, whatever the hashes say.
 
     Returns:
         `int` array of shape `(n,)`: the number of each image's part.
     """
-    distinct, copy_of = np.unique(hashes, axis=0, return_inverse=True)
+    distinct, original, copy_of = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+    turned = None if mirrored is None else mirrored[original]
+    pairs = NO_PAIRS if together is None else together
+    one, other = copy_of[pairs.first], copy_of[pairs.second]
     part = np.zeros(len(distinct), dtype=np.int64)
     for start in range(0, len(distinct), LINKAGE_ROWS):
-        chunk = distinct[start : start + LINKAGE_ROWS]
-        if len(chunk) > 1:
-            rows = range(len(chunk) - 1)
-            condensed = np.concatenate([hash_distance(chunk[i], chunk[i + 1 :]) for i in rows])
-            numbers = fcluster(linkage(condensed, "complete"), threshold, criterion="distance")
+        rows = slice(start, start + LINKAGE_ROWS)
+        square = _distances(distinct[rows], None if turned is None else turned[rows])
+        inside = (np.stack([one, other]) // LINKAGE_ROWS == start // LINKAGE_ROWS).all(axis=0)
+        at = (one[inside] - start, other[inside] - start)
+        np.minimum.at(square, at, pairs.distance[inside])
+        square = np.minimum(square, square.T)
+        np.fill_diagonal(square, 0)
+        if len(square) > 1:
+            joined = linkage(squareform(square, checks=False), "complete")
+            numbers = fcluster(joined, threshold, criterion="distance")
         else:
             numbers = np.ones(1, dtype=np.int64)
-        part[start : start + len(chunk)] = part.max() + numbers
+        part[rows] = part.max() + numbers
     return part[copy_of]
+
+
+def _distances(hashes: np.ndarray, mirrored: np.ndarray | None) -> np.ndarray:
+    """Measure all distances of a few hashes, mirrored or not: a symmetric `(n, n)` array."""
+    square = np.stack([hash_distance(row, hashes) for row in hashes]).astype(np.float32)
+    if mirrored is None:
+        return square
+    turned = np.stack([hash_distance(row, mirrored) for row in hashes])
+    return np.minimum(square, np.minimum(turned, turned.T)).astype(np.float32)
 
 
 def find_clusters(
@@ -323,17 +411,25 @@ def find_clusters(
     labels: Sequence[str],
     hashes: np.ndarray,
     threshold: float = DISTANCE,
+    mirrored: np.ndarray | None = None,
+    agree: Agreement | None = None,
+    find_more: Callable[[np.ndarray], Pairs] | None = None,
 ) -> Clusters:
     """Cluster near-duplicates: whoever is near is together, directly or through others.
 
-    A cluster above 1 % of the images and above 25 images is more likely a chain of
+    A cluster above 5 % of the images and above 25 images is more likely a chain of
     look-alikes than one scene, so it is cut again by complete linkage.
 
     Args:
         image_ids: Key of each image, unique.
         labels: Label of each image.
-        hashes: `uint64` array of shape `(n, 20)`, see `perceptual_hash`.
+        hashes: `uint64` array of shape `(n, 20)`, see `hash_thumbnails`.
         threshold: The largest distance of two near-duplicates, in [0, 64].
+        mirrored: The hashes of the mirrored images, if those are to be found as well.
+        agree: See `spanning_forest`.
+        find_more: Given the number of each image's cluster, finds further pairs that belong
+            together although their hashes are far apart. Their distance is not used: they
+            count as being at the threshold.
 
     Raises:
         InputError: The arguments do not have one row per image, or the threshold is outside
@@ -352,12 +448,17 @@ def find_clusters(
             f"{THRESHOLDS[-1]}; {DISTANCE} suits most photos."
         )
     ids, names = np.asarray(image_ids, dtype=object), np.asarray(labels, dtype=object)
-    forest = spanning_forest(hashes, THRESHOLDS[-1])
+    forest = spanning_forest(hashes, THRESHOLDS[-1], mirrored=mirrored, agree=agree)
+    more = find_more(connect(num_images, forest, threshold)) if find_more else NO_PAIRS
+    more = more._replace(distance=np.full(len(more.first), float(threshold)))
+    # Two images may be found by several views, and each from the other.
+    forest = _minimum_forest(_join([forest, more]), num_images)
     cluster = connect(num_images, forest, threshold)
     recut = []
     for rows in _members(cluster):
         if len(rows) > max(RECUT_IMAGES, RECUT_FRACTION * num_images):
-            part = cut_by_complete_linkage(hashes[rows], threshold)
+            turned = None if mirrored is None else mirrored[rows]
+            part = cut_by_complete_linkage(hashes[rows], threshold, turned, _within(more, rows))
             recut.append(Recut(min(ids[rows]), len(rows), len(np.unique(part))))
             cluster[rows] = cluster.max() + part
     name = np.empty(num_images, dtype=object)
@@ -372,7 +473,15 @@ def find_clusters(
         recut=tuple(sorted(recut)),
         mixed=tuple(sorted(mixed)),
         threshold=threshold,
+        pairs=Pairs(*(column[forest.distance <= threshold] for column in forest)),
     )
+
+
+def _within(pairs: Pairs, rows: np.ndarray) -> Pairs:
+    """Keep the pairs inside some rows, sorted, and number them by their place among those."""
+    kept = np.isin(pairs.first, rows) & np.isin(pairs.second, rows)
+    first, second = (np.searchsorted(rows, ends[kept]) for ends in (pairs.first, pairs.second))
+    return Pairs(first, second, pairs.distance[kept])
 
 
 def _members(cluster: np.ndarray) -> list[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from cvpipe.data.images import Fit, read_image, resize_image
+from cvpipe.data.images import DecodeRule, read_image, resize_image
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ def ordered_map(
 def load_batches(
     paths: Sequence[Path],
     image_size: tuple[int, int],
-    fit: Fit,
+    rule: DecodeRule,
     batch_size: int,
     threads: int,
 ) -> Iterator[np.ndarray]:
@@ -53,7 +53,7 @@ def load_batches(
     Args:
         paths: Image files.
         image_size: `(height, width)` in pixels.
-        fit: See `cvpipe.config.ImagesSection`.
+        rule: How a file becomes pixels.
         batch_size: Images per batch.
         threads: Number of worker threads; the result does not depend on it.
 
@@ -65,7 +65,8 @@ def load_batches(
     """
 
     def load(batch: Sequence[Path]) -> np.ndarray:
-        return np.stack([resize_image(read_image(path), image_size, fit) for path in batch])
+        images = (read_image(path, rule) for path in batch)
+        return np.stack([resize_image(image, image_size, rule.fit) for image in images])
 
     starts = range(0, len(paths), batch_size)
     yield from ordered_map(load, (paths[s : s + batch_size] for s in starts), threads)

@@ -7,11 +7,12 @@ What flows out is a list of rows, not yet a manifest: whether the files exist an
 read is the audit's business.
 
 The folder is the user's own and is only read, so links to files are followed wherever
-they lead, and so are links to folders directly below it. Deeper links to folders
+they lead, and so are links to class folders and to folders above them. Deeper links to folders
 are not entered, so that no circle of links can trap the walk; they count as other files.
 """
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.config import FOLDERS
-from cvpipe.data.images import SUFFIX_FORMATS
+from cvpipe.data.images import SUFFIX_FORMATS, is_dicom
 from cvpipe.errors import InputError, nearest_name
 
 # How people write the names of a given split, in any case.
@@ -33,6 +34,8 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+# 128 free bytes, and the four that name the format.
+DICOM_HEAD_BYTES = 132
 LABEL_COLUMN = "label"
 # Where a table's own `label` goes when another column is the label.
 LABEL_GIVEN = "label_given"
@@ -44,6 +47,8 @@ RESERVED_COLUMNS = {
     "split_given": "the split that the images came with",
     "sha256": "the checksum of each file",
 }
+# How `cvpipe.stages.split` calls the folds of further repeats.
+FOLD_OF_REPEAT = re.compile(r"fold_r\d+")
 
 
 def scan_images(root: Path, labels: str, label_column: str = LABEL_COLUMN) -> pd.DataFrame:
@@ -90,11 +95,14 @@ def scan_folders(root: Path) -> pd.DataFrame:
         InputError: No image lies in a class folder, a folder cannot be listed, or a name
             is not text.
     """
-    paths = [path for path in _class_files(root) if is_image_name(path.name)]
+    files = _class_files(root)
+    paths = [path for path in files if is_image_name(path.name)]
     if not paths:
+        unnamed = next((str(path) for path in files if is_dicom_file(root / path)), "")
         raise InputError(
             f"no image was found in the class folders of {str(root)!r}; expected "
             f"<folder>/<class>/<image> with one of the suffixes {sorted(SUFFIX_FORMATS)}."
+            + (f" {unnamed!r} is DICOM: let its name end in .dcm." if unnamed else "")
         )
     tops = {path.parts[0] for path in paths}
     given = is_split_layout(tops)
@@ -140,11 +148,26 @@ def other_files(root: Path) -> list[str]:
 
 def _class_files(root: Path) -> list[PurePosixPath]:
     """List the files in class folders, hidden ones left out, as sorted paths below `root`."""
-    paths = (PurePosixPath(path.relative_to(root)) for path in _walk(root, follow_links=True))
+    paths = (PurePosixPath(path.relative_to(root)) for path in _walk_classes(root))
     return sorted((path for path in paths if len(path.parts) > 1), key=str)
 
 
+def _walk_classes(root: Path) -> Iterator[Path]:
+    """Walk a data root; of linked folders, enter those of classes, in either layout."""
+    for top in _entries(root):
+        if top.is_dir():
+            yield from _walk(top, follow_links=top.name.lower() in SPLIT_NAMES)
+
+
 def _walk(folder: Path, follow_links: bool) -> Iterator[Path]:
+    for entry in _entries(folder):
+        if entry.is_dir() and (follow_links or not entry.is_symlink()):
+            yield from _walk(entry, follow_links=False)
+        else:
+            yield entry
+
+
+def _entries(folder: Path) -> Iterator[Path]:
     try:
         entries = list(folder.iterdir())
     except OSError as error:
@@ -154,10 +177,7 @@ def _walk(folder: Path, follow_links: bool) -> Iterator[Path]:
             continue
         if entry.name.encode(errors="replace").decode() != entry.name:
             raise InputError(f"the name {str(entry)!r} is not valid Unicode; rename the file.")
-        if entry.is_dir() and (follow_links or not entry.is_symlink()):
-            yield from _walk(entry, follow_links=False)
-        else:
-            yield entry
+        yield entry
 
 
 def class_folders(root: Path) -> list[str]:
@@ -184,6 +204,17 @@ def stray_images(root: Path) -> list[str]:
 def is_image_name(name: str) -> bool:
     """Whether a file name has the suffix of an image and is not hidden."""
     return not name.startswith(".") and Path(name).suffix.lower() in SUFFIX_FORMATS
+
+
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file's content is DICOM, whatever its name; false when it cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
+        with path.open("rb") as file:
+            return is_dicom(file.read(DICOM_HEAD_BYTES))
+    except OSError:
+        return False
 
 
 def scan_table(root: Path, table_path: Path, label_column: str = LABEL_COLUMN) -> pd.DataFrame:
@@ -251,12 +282,13 @@ def _check_header(table: pd.DataFrame, table_path: Path, label_column: str) -> p
                 f"{str(table_path)!r} has a column {name!r}, which would not be used; call it "
                 f"{meant!r}, or something else altogether."
             )
-    taken = [name for name in RESERVED_COLUMNS if name in table]
-    if taken:
-        raise InputError(
-            f"{str(table_path)!r} has a column {taken[0]!r}, where cvpipe itself fills in "
-            f"{RESERVED_COLUMNS[taken[0]]}; rename the column."
-        )
+    for name in table:
+        filled_in = RESERVED_COLUMNS.get("fold" if FOLD_OF_REPEAT.fullmatch(name) else name)
+        if filled_in:
+            raise InputError(
+                f"{str(table_path)!r} has a column {name!r}, where cvpipe itself fills in "
+                f"{filled_in}; rename the column."
+            )
     return table
 
 

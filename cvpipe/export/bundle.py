@@ -82,9 +82,10 @@ image = {resized}
 probabilities = model.predict(np.asarray(image)[None])[0]
 ```
 
-With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency and
-16-bit images as in the measurement. `parity.json` has the proof that this file gives the
-measured probabilities; inside its run, `cvpipe verify` repeats it.
+With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency, 16-bit
+images and DICOM as in the measurement; the `input` of `bundle.json` has the rule. `parity.json` has
+the proof that this file gives the measured probabilities; inside its run, `cvpipe verify` repeats
+it.
 
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
 {facts["licences"]["data"].rstrip(".")}.

@@ -5,24 +5,38 @@ compression. A classifier that sees nothing else shows how far such a shortcut l
 that sees the pixels proves little before it does better.
 """
 
+import functools
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cvpipe.errors import InputError
+from cvpipe.formats import (
+    FORMAT_ALIASES,
+    FORMATS,
+    START_BYTES,
+    dicom_damage,
+    find_format,
+    inflate_dicom,
+    open_image,
+)
 
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
-# MPO is a JPEG with further pictures behind the first, as many phones write it.
-FORMAT_ALIASES = {"MPO": "JPEG"}
+# In the order of the columns, which is part of the feature's identity.
+COLUMN_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "DICOM")
+# What of a deflated DICOM file is inflated: its header lies before its pixels.
+DICOM_HEAD_BYTES = 2**24
+DICOM_SIZES = ["Columns", "Rows", "SamplesPerPixel"]
 FILE_FACTS_COLUMNS = (
     "width",
     "height",
     "channels",
     "file_bytes",
-    *(f"format_{name.lower()}" for name in FORMATS),
+    *(f"format_{name.lower()}" for name in COLUMN_FORMATS),
 )
 
 
@@ -34,7 +48,7 @@ class FileFacts:
         width: Width in pixels as stored, before EXIF turns the image.
         height: Height in pixels as stored.
         channels: Number of channels as stored; 1 for grey and for a palette.
-        format: Format by content, as Pillow names it; MPO counts as JPEG.
+        format: Format by content, as Pillow names it, or `"DICOM"`; MPO counts as JPEG.
         file_bytes: Size of the file.
     """
 
@@ -48,29 +62,58 @@ class FileFacts:
 def read_file_facts(path: Path) -> FileFacts:
     """Read the header of an image file.
 
+    No limit of pixels applies, because none is decoded.
+
     Raises:
         InputError: The file is missing or does not begin as an image of a known format; the
             message names it. Damage behind the header is not noticed.
     """
     try:
-        file_bytes = path.stat().st_size
-        # Only the formats that cvpipe decodes; see `cvpipe.data.images`.
-        with Image.open(path, formats=FORMATS) as image:
-            format_name = str(image.format)
-            return FileFacts(
-                width=image.width,
-                height=image.height,
-                channels=len(image.getbands()),
-                format=FORMAT_ALIASES.get(format_name, format_name),
-                file_bytes=file_bytes,
-            )
-    except UnidentifiedImageError:
-        reason = f"its content is none of {', '.join(FORMATS)}"
+        with path.open("rb") as file:
+            name = find_format(file.read(START_BYTES))
+            file.seek(0)
+            if not name:
+                raise ValueError(f"its content is none of {', '.join(FORMATS)}")
+            read = _read_dicom if name == "DICOM" else functools.partial(_read_with_pillow, name)
+            return read(file, path.stat().st_size)
     except OSError as error:
         reason = error.strerror or str(error)
-    except (ValueError, Image.DecompressionBombError) as error:
+    # A `SyntaxError` is Pillow's word for a damaged header; and some GIF and WebP apply Pillow's
+    # limit of pixels by themselves.
+    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).rstrip(".")
     raise InputError(f"cannot read the image {str(path)!r}: {reason}; repair or remove the file.")
+
+
+def _read_with_pillow(name: str, file: BinaryIO, file_bytes: int) -> FileFacts:
+    with open_image(file, name) as image:
+        format_name = str(image.format)
+        return FileFacts(
+            width=image.width,
+            height=image.height,
+            channels=len(image.getbands()),
+            format=FORMAT_ALIASES.get(format_name, format_name),
+            file_bytes=file_bytes,
+        )
+
+
+def _read_dicom(file: BinaryIO, file_bytes: int) -> FileFacts:
+    try:
+        from pydicom import dcmread  # an extra
+    except ModuleNotFoundError:
+        raise ValueError("reading DICOM needs the extra: pip install 'cvpipe[dicom]'") from None
+    try:
+        head, _ = inflate_dicom(file.read(), DICOM_HEAD_BYTES)
+        header = dcmread(
+            io.BytesIO(head), force=True, stop_before_pixels=True, specific_tags=DICOM_SIZES
+        )
+        sizes = [int(header.get(keyword) or 0) for keyword in DICOM_SIZES]
+    except dicom_damage():
+        raise ValueError("its DICOM header is damaged") from None
+    if not all(sizes):
+        raise ValueError("this DICOM file has no picture")
+    width, height, channels = sizes
+    return FileFacts(width, height, channels, "DICOM", file_bytes)
 
 
 def encode_file_facts(facts: Sequence[FileFacts]) -> np.ndarray:
@@ -86,11 +129,11 @@ def encode_file_facts(facts: Sequence[FileFacts]) -> np.ndarray:
 
     Example:
         >>> encode_file_facts([FileFacts(640, 480, 3, "PNG", 70_000)]).astype(int).tolist()
-        [[640, 480, 3, 70000, 0, 1, 0, 0, 0, 0]]
+        [[640, 480, 3, 70000, 0, 1, 0, 0, 0, 0, 0]]
     """
     rows = [
         [fact.width, fact.height, fact.channels, fact.file_bytes]
-        + [fact.format == name for name in FORMATS]
+        + [fact.format == name for name in COLUMN_FORMATS]
         for fact in facts
     ]
     return np.array(rows, dtype=np.float32).reshape(len(facts), len(FILE_FACTS_COLUMNS))

@@ -87,11 +87,11 @@ FEATURES: dict[str, Feature | FileFeature] = {
     ),
     "file_facts": FileFeature(
         title="width, height, channels, format and size of the file",
-        row_size=10,
+        row_size=11,
         build=_build_file_facts,
         identity=(
             "file_facts-1: width, height, channels, file_bytes, format_jpeg, format_png, "
-            "format_bmp, format_gif, format_webp, format_tiff"
+            "format_bmp, format_gif, format_webp, format_tiff, format_dicom"
         ),
     ),
 }

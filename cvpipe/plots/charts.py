@@ -36,6 +36,7 @@ DUPLICATE_PANELS = {
     "mixed": "clusters with mixed labels",
 }
 SPLIT_COLOURS = {"train": "#0f6a80", "val": "#7fb3c1", "test": "#e0a458"}
+HISTOGRAM_BINS = 40
 # Up to here a cell has room for a share below its count.
 MAX_CLASSES_WITH_SHARES = 8
 # Beyond this a count would be too small to read, and the shading alone is shown.
@@ -271,6 +272,28 @@ def plot_class_counts(counts: pd.DataFrame, ax: "Axes") -> "Axes":
     ax.margins(x=0.12)
     ax.set_xlim(left=0)
     _put_legend_above(ax)
+    return ax
+
+
+def plot_histogram(values: np.ndarray, title: str, ax: "Axes") -> "Axes":
+    """Draw how many images have which value.
+
+    Args:
+        values: One number per image.
+        title: What was measured.
+        ax: Where to draw.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    ax.hist(values, bins=HISTOGRAM_BINS, color=CHOSEN)
+    ax.set_xlabel(title, fontsize=9, color=MUTED)
+    ax.set_ylabel("images", fontsize=9, color=MUTED)
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.yaxis.set_major_formatter(lambda at, _: format_count(at))
+    ax.tick_params(colors=INK, labelsize=9, length=0)
+    ax.spines[:].set_visible(False)
+    ax.grid(axis="y", color=LINE, linewidth=0.8)
+    ax.set_axisbelow(True)
     return ax
 
 

@@ -28,7 +28,7 @@ SUBGROUP_COLUMNS = (
 )
 COMPARED_PROTOCOLS = ("holdout", "kfold")
 VERDICTS = ("better", "worse", "cannot be told apart")
-SEVERITIES = ("error", "warning", "note")
+SEVERITIES = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,8 @@ class ReportContent:
         warnings: Sentences in plain words, the gravest first.
         repeat_commands: Commands that repeat the run.
         versions: Library or part to its version.
+        audit_page: Address of the page of the audit, from this page on; `""` when there is none.
+        split_story: How the images were divided, in one sentence; `""` when it is not told.
         parity: One entry per exported file.
         exported: Contender of the exported file; `""` when there is none.
         risks: What endangers the answer in these data, the gravest first.
@@ -193,6 +195,8 @@ class ReportContent:
     warnings: list[str]
     repeat_commands: list[str]
     versions: dict[str, str]
+    audit_page: str = ""
+    split_story: str = ""
     parity: list[ParityResult] = field(default_factory=list)
     exported: str = ""
     risks: list[Risk] = field(default_factory=list)
@@ -258,7 +262,8 @@ def in_headline(content: ReportContent, split: str, protocol: str = "holdout") -
     rows = content.metrics
     views = {contender.name: contender.view for contender in content.contenders}
     view = rows["contender"].map(views) if protocol == "holdout" else "single"
-    return (rows["protocol"] == protocol) & (rows["split"] == split) & (rows["view"] == view)
+    once = rows["repeat"] == 0  # further repeats of the folds only show how far figures move
+    return once & (rows["protocol"] == protocol) & (rows["split"] == split) & (rows["view"] == view)
 
 
 def overall_accuracies(content: ReportContent, protocol: str = "holdout") -> pd.DataFrame:

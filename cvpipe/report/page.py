@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,9 @@ from cvpipe.report.wording import (
     folds_sentence,
     openings_sentence,
 )
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 OVERALL_METRICS = (
     *("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "brier", "ece"),
@@ -93,38 +97,14 @@ def render_report(content: ReportContent) -> str:
         InputError: The parts do not fit together; see `check_content`. Or an image is not
             `uint8` RGB.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
     check_content(content)
-    # Trusted: written by us. Everything else in the page is escaped.
-    style = Markup(files("cvpipe.report").joinpath("page.css").read_text("utf-8"))  # noqa: S704
-    environment = Environment(
-        loader=PackageLoader("cvpipe.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters.update(
-        percent=numbers.format_percent,
-        count=numbers.format_count,
-        seconds=numbers.format_seconds,
-        rate=numbers.format_rate,
-        tiny=numbers.format_tiny,
-        difference=lambda value, metric: numbers.format_difference(metric, value),
-        p_value=lambda value: numbers.format_p_value(value).removeprefix(f"={numbers.SPACE}"),
-        metric_title=numbers.metric_title,
-        image=image_data_uri,
-    )
     order = contender_order(content)
     comparisons = chosen_comparisons(content, order)
-    figures = {name: Markup(svg) for name, svg in build_figures(content, order).items()}  # noqa: S704
-    return environment.get_template("page.html.j2").render(
+    figures = {name: trusted(svg) for name, svg in build_figures(content, order).items()}
+    return render_page(
+        "page.html.j2",
         content=content,
         created=_date(content.created),
-        style=style,
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         figures=figures,
         further_figures=[name for name in FURTHER_FIGURES if name in figures],
         order=order,
@@ -144,6 +124,45 @@ def render_report(content: ReportContent) -> str:
         kinds=count_findings(content.data.findings),
         max_findings=MAX_FINDINGS,
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Fill a template of this package, with the style of every page inside it.
+
+    Args:
+        template: Its file name.
+        values: What it refers to; everything that is not `trusted` is escaped.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    style = trusted(files("cvpipe.report").joinpath("page.css").read_text("utf-8"))
+    environment = Environment(
+        loader=PackageLoader("cvpipe.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(
+        percent=numbers.format_percent,
+        count=numbers.format_count,
+        seconds=numbers.format_seconds,
+        rate=numbers.format_rate,
+        tiny=numbers.format_tiny,
+        difference=lambda value, metric: numbers.format_difference(metric, value),
+        p_value=lambda value: numbers.format_p_value(value).removeprefix(f"={numbers.SPACE}"),
+        metric_title=numbers.metric_title,
+        image=image_data_uri,
+    )
+    style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return environment.get_template(template).render(style=style, style_hash=style_hash, **values)
+
+
+def trusted(markup: str) -> "Markup":
+    """Mark what this package wrote itself, so that it stands in a page as it is."""
+    from markupsafe import Markup
+
+    return Markup(markup)  # noqa: S704 (text from data is escaped before it comes here)
 
 
 def contender_order(content: ReportContent) -> list[str]:

@@ -22,6 +22,7 @@ from cvpipe.classifiers import (
     predictor_of,
 )
 from cvpipe.config import Contender, NetworkContender
+from cvpipe.data.images import decode_rule
 from cvpipe.errors import InputError
 from cvpipe.files import atomic_path, read_json, write_json, write_table
 from cvpipe.models.backbones import build_backbone
@@ -112,7 +113,7 @@ def features_of(job: Job, contender: Contender, rows: pd.DataFrame) -> np.ndarra
         job.root,
         rows["image_id"].tolist(),
         rows["sha256"].tolist(),
-        job.config.images.fit,
+        decode_rule(job.config.images, job.config.data),
         job.config.threads,
         job.watcher,
     )

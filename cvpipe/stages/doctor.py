@@ -43,6 +43,7 @@ def diagnose() -> list[Diagnosis]:
             lambda: ", ".join(f"{n} {v}" for n, v in check_builds(installed_builds()).items()),
         ),
         ("image formats", _image_formats),
+        ("DICOM", _dicom),
         *(
             (f"weights of {name}", lambda b=backbone: str(find_weights(b.weights).name))
             for name, backbone in BACKBONES.items()
@@ -78,3 +79,11 @@ def _image_formats() -> str:
             "python -m pip install --force-reinstall --only-binary=:all: pillow"
         )
     return "JPEG, PNG, BMP, GIF, WebP, TIFF"
+
+
+def _dicom() -> str:
+    """Say whether DICOM can be read; an extra that is missing is no failure."""
+    try:
+        return f"pydicom {metadata.version('pydicom')}"
+    except metadata.PackageNotFoundError:
+        return "not installed; to read DICOM files: python -m pip install 'cvpipe[dicom]'"

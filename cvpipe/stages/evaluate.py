@@ -108,9 +108,13 @@ def fingerprint_of(test: pd.DataFrame) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def predictions_of(job: Job, split: str, protocol: str = "holdout") -> dict[str, pd.DataFrame]:
+def predictions_of(
+    job: Job, split: str, protocol: str = "holdout", repeat: int = 0
+) -> dict[str, pd.DataFrame]:
     """Load the predictions of all contenders for a split, in the config's order."""
-    return {c.name: job.run.predictions(split, c.name, protocol) for c in job.config.contender}
+    return {
+        c.name: job.run.predictions(split, c.name, protocol, repeat) for c in job.config.contender
+    }
 
 
 def careful_protocols(config: Config) -> list[str]:
@@ -121,19 +125,22 @@ def careful_protocols(config: Config) -> list[str]:
 def score(job: Job, groups: pd.Series) -> pd.DataFrame:
     """Compute the metrics of all contenders under all protocols.
 
-    Val figures have no interval: val was used for choosing. Intervals of the careless split
-    know of the groups, too: only its division is careless.
+    Val figures have no interval: val was used for choosing. Nor have further repeats of the
+    folds, of which only the spread is told. Intervals of the careless split know of the groups,
+    too: only its division is careless.
     """
+    seed, resamples = job.config.seed, job.config.evaluate.resamples
     tables = []
     tested = [*careful_protocols(job.config), *(["careless"] if job.config.split.careless else [])]
-    for protocol, split in [("holdout", "val"), *((protocol, "test") for protocol in tested)]:
-        for name, predictions in predictions_of(job, split, protocol).items():
-            table = score_predictions(
-                predictions, groups, job.config.seed, job.config.evaluate.resamples
-            )
-            if split == "val":
+    further = [("kfold", "test", repeat) for repeat in range(1, job.config.split.num_repeats)]
+    once = [("holdout", "val", 0), *((protocol, "test", 0) for protocol in tested)]
+    for protocol, split, repeat in [*once, *further]:
+        for name, predictions in predictions_of(job, split, protocol, repeat).items():
+            values_only = split == "val" or repeat > 0
+            table = score_predictions(predictions, groups, seed, 1 if values_only else resamples)
+            if values_only:
                 table[["low", "high"]] = np.nan
-            keys = {"protocol": protocol, "repeat": 0, "contender": name}
+            keys = {"protocol": protocol, "repeat": repeat, "contender": name}
             tables.append(table.assign(**keys, split=split, view="single"))
     columns = ["protocol", "repeat", "contender", "split", "view"]
     joined = pd.concat(tables, ignore_index=True)
@@ -164,13 +171,33 @@ def compare(job: Job, chosen: str, groups: pd.Series) -> pd.DataFrame:
 
 
 def accuracies_on_test(metrics: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Select the metric rows of test accuracy under a protocol, indexed by contender."""
+    """Select the metric rows of test accuracy under a protocol, indexed by contender.
+
+    Of repeated folds the first repeat, whose images and fits the comparisons are about.
+    """
     return metrics[
         (metrics["protocol"] == protocol)
+        & (metrics["repeat"] == 0)
         & (metrics["split"] == "test")
         & (metrics["metric"] == "accuracy")
         & (metrics["label"] == "")
     ].set_index("contender")
+
+
+def spread_of_repeats(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Say how far the division into folds alone moves each figure.
+
+    The repeats share all images, so their spread is not the uncertainty of the figure: that is
+    its interval. It says how much of a difference between two studies can be their folds.
+
+    Returns:
+        One row per contender, metric and class: `contender`, `metric`, `label`, the `mean` and
+        the sample `standard_deviation` of the value over the repeats, and `num_repeats`.
+    """
+    folds = metrics[metrics["protocol"] == "kfold"]
+    values = folds.groupby(["contender", "metric", "label"], sort=False)["value"]
+    table = values.agg(mean="mean", standard_deviation="std", num_repeats="size")
+    return table.reset_index()
 
 
 def compare_with_careless(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -228,6 +255,8 @@ def run_evaluation(job: Job) -> None:
         groups = manifest.set_index("image_id")["group"]
         if not job.run.metrics_path.exists():
             write_table(job.run.metrics_path, score(job, groups))
+        if job.config.split.num_repeats > 1 and not job.run.repeats_path.exists():
+            write_table(job.run.repeats_path, spread_of_repeats(job.run.metrics()))
         if not job.run.comparison_path.exists():
             write_table(job.run.comparison_path, compare(job, chosen, groups))
         if not job.run.careless_path.exists():

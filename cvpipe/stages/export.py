@@ -3,11 +3,12 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cvpipe.config import NetworkContender
-from cvpipe.data.images import DECODE_RULE
+from cvpipe.data.images import DECODE_RULE, decode_rule
 from cvpipe.errors import GateError
 from cvpipe.evaluation.comparison import choose
 from cvpipe.export.bundle import BUNDLE_VERSION, bundle_readme
@@ -86,8 +87,8 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
             "dtype": "uint8",
             "colour": "RGB",
             "image_size": list(backbone.image_size),
-            "fit": job.config.images.fit,
             "decode_rule": DECODE_RULE,
+            **asdict(decode_rule(job.config.images, job.config.data)),
             "preprocessing": "inside the model",
         },
         "output": "probabilities in the order of class_names",

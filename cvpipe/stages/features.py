@@ -16,9 +16,10 @@ import numpy as np
 
 from cvpipe.cache import cache_root, cached_rows
 from cvpipe.config import Contender
-from cvpipe.data.images import DECODE_RULE, Fit
+from cvpipe.data.images import DECODE_RULE, DecodeRule
 from cvpipe.data.loading import load_batches
 from cvpipe.features.table import FEATURES, Feature
+from cvpipe.formats import reader_versions
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
 from cvpipe.models.features import BATCH_SIZE, build_embed
 from cvpipe.models.framework import list_devices, set_threads
@@ -47,36 +48,36 @@ class Descriptor:
     prepare: Callable[[], Describe]
 
 
-def descriptors_of(contender: Contender, fit: Fit, threads: int) -> list[Descriptor]:
+def descriptors_of(contender: Contender, rule: DecodeRule, threads: int) -> list[Descriptor]:
     """List the descriptors whose rows, side by side, are a contender's features."""
-    return [build_descriptor(name, fit, threads) for name in feature_names(contender)]
+    return [build_descriptor(name, rule, threads) for name in feature_names(contender)]
 
 
-def build_descriptor(name: str, fit: Fit, threads: int) -> Descriptor:
+def build_descriptor(name: str, rule: DecodeRule, threads: int) -> Descriptor:
     """Describe images by a feature or by the frozen features of a backbone."""
     if name in BACKBONES:
-        return _backbone_descriptor(name, fit, threads)
+        return _backbone_descriptor(name, rule, threads)
     feature = FEATURES[name]
     if isinstance(feature, Feature):
-        return _image_descriptor(name, feature, fit, threads)
-    space = {"feature": feature.identity, "pillow": metadata.version("pillow")}
+        return _image_descriptor(name, feature, rule, threads)
+    space = {"feature": feature.identity, **reader_versions()}
     return Descriptor(name, feature.row_size, space, feature.build)
 
 
-def _image_descriptor(name: str, feature: Feature, fit: Fit, threads: int) -> Descriptor:
+def _image_descriptor(name: str, feature: Feature, rule: DecodeRule, threads: int) -> Descriptor:
     blank = np.zeros((1, *feature.image_size, 3), dtype=np.uint8)
     transformer = feature.build().fit(blank)
     space = {
         "feature": feature.identity,
         "opencv": next(iter(check_builds(installed_builds()).values())),
-        **_image_space(feature.image_size, fit),
+        **_image_space(feature.image_size, rule),
     }
     row_size = transformer.transform(blank).shape[1]
-    describe = from_images(transformer.transform, feature.image_size, fit, threads)
+    describe = from_images(transformer.transform, feature.image_size, rule, threads)
     return Descriptor(name, row_size, space, lambda: describe)
 
 
-def _backbone_descriptor(name: str, fit: Fit, threads: int) -> Descriptor:
+def _backbone_descriptor(name: str, rule: DecodeRule, threads: int) -> Descriptor:
     backbone = BACKBONES[name]
     space = {
         "backbone": name,
@@ -88,35 +89,37 @@ def _backbone_descriptor(name: str, fit: Fit, threads: int) -> Descriptor:
         # What decides the last bits:
         "threads": threads,
         "devices": list_devices(),
-        **_image_space(backbone.image_size, fit),
+        **_image_space(backbone.image_size, rule),
     }
 
     def prepare() -> Describe:
-        return from_images(load_embed(name, threads), backbone.image_size, fit, threads)
+        return from_images(load_embed(name, threads), backbone.image_size, rule, threads)
 
     return Descriptor(name, backbone.num_features, space, prepare)
 
 
-def _image_space(image_size: tuple[int, int], fit: Fit) -> dict[str, Any]:
+def _image_space(image_size: tuple[int, int], rule: DecodeRule) -> dict[str, Any]:
     """State how a file becomes pixels."""
     return {
         "image_size": image_size,
         "decode": DECODE_RULE,
-        "fit": fit,
-        "pillow": metadata.version("pillow"),
+        "fit": rule.fit,
+        "white_level": rule.white_level,
+        "dicom_window": rule.dicom_window,
+        **reader_versions(),
     }
 
 
 def from_images(
     function: Callable[[np.ndarray], np.ndarray],
     image_size: tuple[int, int],
-    fit: Fit,
+    rule: DecodeRule,
     threads: int,
 ) -> Describe:
     """Make a function of `uint8` images of one size into a function of paths."""
 
     def describe(paths: Sequence[Path]) -> np.ndarray:
-        batches = load_batches(paths, image_size, fit, BATCH_SIZE, threads)
+        batches = load_batches(paths, image_size, rule, BATCH_SIZE, threads)
         return np.concatenate([function(batch) for batch in batches])
 
     return describe
@@ -134,7 +137,7 @@ def describe_images(
     root: Path,
     image_ids: Sequence[str],
     sha256s: Sequence[str],
-    fit: Fit,
+    rule: DecodeRule,
     threads: int,
     watcher: Watcher,
 ) -> np.ndarray:
@@ -145,7 +148,7 @@ def describe_images(
         root: Folder of the images.
         image_ids: Paths relative to `root`.
         sha256s: Hash of each file's bytes.
-        fit: See `cvpipe.config.ImagesSection`.
+        rule: How a file becomes pixels.
         threads: Threads that load images, and that compute.
         watcher: Who is shown the progress.
 
@@ -155,7 +158,7 @@ def describe_images(
     """
     paths = [root / image_id for image_id in image_ids]
     blocks = []
-    for descriptor in descriptors_of(contender, fit, threads):
+    for descriptor in descriptors_of(contender, rule, threads):
         track = functools.partial(watcher.track, title=descriptor.title)
         compute = _rows_at(paths, functools.cache(descriptor.prepare))
         blocks.append(

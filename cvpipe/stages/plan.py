@@ -94,7 +94,9 @@ def _preset(
     root: Path, labels: str, settings: Sequence[str], preset: str, data: Path | None = None
 ) -> Config:
     raw = preset_config(name_of(root.resolve().name), str(root), labels, preset)
-    if has_given_split(data or root, labels):
+    # The settings may name another table than the target, or another folder.
+    told = validate_config(raw, settings).data
+    if has_given_split(data or Path(told.root), told.labels):
         raw["split"] = {"protocol": "given"}
     return validate_config(raw, settings)
 
@@ -151,10 +153,15 @@ def estimate_seconds(config: Config, num_images: int) -> float:
         step, num_folds = SEARCHES[contender.search]
         last = 1 + num_folds * classifier.calibrate
         search = len(classifier.values[::step]) * num_folds + last
-        repeats = 1 + config.split.num_folds * (config.split.protocol == "kfold")
-        fits = repeats * search + last * config.split.careless
+        fits = (1 + num_fold_fits(config)) * search + last * config.split.careless
         per_image += fits * SECONDS_PER_IMAGE_FIT
     return START_SECONDS + num_images * per_image
+
+
+def num_fold_fits(config: Config) -> int:
+    """Count how often k-fold fits each contender: once per fold, in each repeat."""
+    split = config.split
+    return split.num_folds * split.num_repeats if split.protocol == "kfold" else 0
 
 
 def in_words(seconds: float) -> str:

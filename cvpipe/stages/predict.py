@@ -1,14 +1,16 @@
 """Class probabilities for new image files, from a run or from an exported bundle."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cvpipe import frames
 from cvpipe.config import NetworkContender, usable_cores
+from cvpipe.data.images import DECODE_RULE, DecodeRule, decode_rule
 from cvpipe.errors import InputError, check_name
 from cvpipe.files import read_json
 from cvpipe.models.features import build_embed
@@ -81,6 +83,7 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
     contenders = {contender.name: contender for contender in config.contender}
     contender = contenders[check_name("contender", name, contenders)]
     part = run.part_path(name)
+    rule = decode_rule(config.images, config.data)
     if isinstance(contender, NetworkContender):
         # The whole network as it is stored: what an export is made of.
         model = load_network(part / "model.keras")
@@ -88,10 +91,10 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
         return ImageClassifier(
             name,
             run.class_names(),
-            [from_images(build_embed(model), size, config.images.fit, config.threads)],
+            [from_images(build_embed(model), size, rule, config.threads)],
             _as_they_are,
         )
-    descriptors = descriptors_of(contender, config.images.fit, config.threads)
+    descriptors = descriptors_of(contender, rule, config.threads)
     return ImageClassifier(
         name,
         run.class_names(),
@@ -104,6 +107,27 @@ def _as_they_are(probabilities: np.ndarray) -> np.ndarray:
     return probabilities
 
 
+def bundle_rule(bundle: Mapping[str, Any]) -> DecodeRule:
+    """Read from a `bundle.json` how a file becomes pixels.
+
+    What a bundle of an older version does not say is the default, which was the rule then.
+
+    Raises:
+        InputError: The rule is none that this version of cvpipe has.
+    """
+    stated = bundle["input"]
+    named = stated.get("decode_rule", DECODE_RULE)
+    if named != DECODE_RULE:
+        raise InputError(
+            f"the bundle was made for images decoded by the rule {named!r}, but this version of "
+            f"cvpipe has the rule {DECODE_RULE!r}; export it again with this version, or use the "
+            "version that exported it."
+        )
+    known = [field.name for field in fields(DecodeRule) if field.name in stated]
+    values = {name: stated[name] for name in known}
+    return DecodeRule(**{**values, "dicom_window": tuple(stated.get("dicom_window", ()))})
+
+
 def _load_bundle(folder: Path) -> ImageClassifier:
     bundle = read_json(folder / "bundle.json")
     model = load_network(folder / bundle["files"]["keras"])
@@ -112,6 +136,6 @@ def _load_bundle(folder: Path) -> ImageClassifier:
     return ImageClassifier(
         bundle["contender"],
         list(bundle["class_names"]),
-        [from_images(embed, (height, width), bundle["input"]["fit"], usable_cores())],
+        [from_images(embed, (height, width), bundle_rule(bundle), usable_cores())],
         _as_they_are,
     )

@@ -14,6 +14,7 @@ from cvpipe.config import Contender
 from cvpipe.files import read_json, write_table
 from cvpipe.stages.contenders import fit_rows, predict_rows, refit_rows, store_fit
 from cvpipe.stages.job import Job
+from cvpipe.stages.split import fold_column
 
 
 def run_careless(job: Job) -> None:
@@ -37,27 +38,35 @@ def run_careless(job: Job) -> None:
 
 
 def run_folds(job: Job) -> None:
-    """Let every contender predict each fold after a fit on all others; store one table each."""
+    """Let every contender predict each fold after a fit on all others; store one table each.
+
+    The folds of every repeat are another division of the same images.
+    """
     manifest = job.run.manifest()
-    for contender in job.config.contender:
-        path = job.run.predictions_path(contender.name, "test", "kfold")
-        if not path.exists():
-            title = f"folds: {contender.name}, {job.config.split.num_folds} fits"
-            with job.timed(f"folds {contender.name}", title):
-                tables = [
-                    predict_fold(job, contender, manifest, fold)
-                    for fold in sorted(manifest["fold"].unique())
-                ]
-                pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
-                write_table(path, frames.check_predictions(pooled))
+    num_folds, num_repeats = job.config.split.num_folds, job.config.split.num_repeats
+    for repeat in range(num_repeats):
+        folds = sorted(manifest[fold_column(repeat)].unique())
+        which = f" (repeat {repeat + 1} of {num_repeats})" if num_repeats > 1 else ""
+        for contender in job.config.contender:
+            path = job.run.predictions_path(contender.name, "test", "kfold", repeat)
+            if not path.exists():
+                title = f"folds: {contender.name}, {num_folds} fits{which}"
+                with job.timed(f"folds {contender.name}", title):
+                    tables = [
+                        predict_fold(job, contender, manifest, repeat, fold) for fold in folds
+                    ]
+                    pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
+                    write_table(path, frames.check_predictions(pooled))
 
 
-def predict_fold(job: Job, contender: Contender, manifest: pd.DataFrame, fold: str) -> pd.DataFrame:
+def predict_fold(
+    job: Job, contender: Contender, manifest: pd.DataFrame, repeat: int, fold: str
+) -> pd.DataFrame:
     """Predict one fold, hyperparameters searched and fitted on the others; kept once done."""
-    part = job.run.part_path(contender.name, f"r0-f{fold}")
+    part = job.run.part_path(contender.name, f"r{repeat}-f{fold}")
     predictions_path: Path = part / "predictions.csv"
     if not (part / "fit.json").exists():
-        held_out = manifest["fold"] == fold
+        held_out = manifest[fold_column(repeat)] == fold
         fitted = fit_rows(job, contender, manifest[~held_out].reset_index(drop=True))
         rows = manifest[held_out].reset_index(drop=True)
         table = predict_rows(job, contender, rows, predictor_of(fitted.estimator))

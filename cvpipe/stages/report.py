@@ -10,7 +10,7 @@ from cvpipe import frames
 from cvpipe.classifiers import CLASSIFIERS
 from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.duplicates import DISTANCE
-from cvpipe.data.images import read_image, resize_image
+from cvpipe.data.images import DecodeRule, decode_rule, read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES
 from cvpipe.files import read_json, write_json, write_text
@@ -30,7 +30,7 @@ from cvpipe.stages.job import Job
 from cvpipe.stages.predict import load_contender
 from cvpipe.stages.recipes import is_baseline
 from cvpipe.stages.risks import find_risks, find_warnings
-from cvpipe.stages.split import rows_of_split
+from cvpipe.stages.split import SPLIT_GIVEN, describe_split, rows_of_split
 
 SAMPLES_PER_CLASS = 6
 MAX_MISTAKES = 24
@@ -106,13 +106,17 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         metrics=run.metrics(),
         comparison=run.comparison(),
         predictions=predictions,
-        mistakes=confident_mistakes(predictions[choice["chosen"]], root),
+        mistakes=confident_mistakes(
+            predictions[choice["chosen"]], root, decode_rule(config.images, config.data)
+        ),
         timings=list(run.timings().items()),
         test_openings=count_openings(run, manifest),
         risks=find_risks(run),
         warnings=find_warnings(run),
         repeat_commands=repeat_commands(run, read_source(root)),
         versions={"python": facts["python"], **facts["versions"]},
+        audit_page=run.audit_page_path.name if run.audit_page_path.exists() else "",
+        split_story=f"They were divided {describe_split(config.split, SPLIT_GIVEN in manifest)}.",
         parity=collect_parity(run),
         exported=exported_contender(run),
         folds=config.split.num_folds if config.split.protocol == "kfold" else 0,
@@ -134,15 +138,16 @@ def count_openings(run: Run, manifest: pd.DataFrame) -> int:
 
 def summarise_data(run: Run, manifest: pd.DataFrame, root: Path) -> DataSummary:
     """Say what the images are and show some of each class."""
-    source = read_source(root)
+    source, config = read_source(root), run.config()
+    rule = decode_rule(config.images, config.data)
     counts = pd.crosstab(manifest["label"], manifest["split"])
     samples = {}
     for label, rows in manifest.groupby("label"):
         # Evenly spaced over the sorted names, so that neighbouring slices are not all there is.
         positions = np.linspace(0, len(rows) - 1, min(SAMPLES_PER_CLASS, len(rows))).astype(int)
-        samples[str(label)] = [thumbnail(root / rows["image_id"].iloc[p]) for p in positions]
+        samples[str(label)] = [thumbnail(root / rows["image_id"].iloc[p], rule) for p in positions]
     return DataSummary(
-        title=source.get("name", run.config().name),
+        title=source.get("name", config.name),
         root_name=root.resolve().name,
         licence=source.get("licence", ""),
         citation=source.get("citation", ""),
@@ -153,9 +158,9 @@ def summarise_data(run: Run, manifest: pd.DataFrame, root: Path) -> DataSummary:
     )
 
 
-def thumbnail(path: Path) -> np.ndarray:
-    """Load an image, shrunk to the height that the page shows."""
-    image = read_image(path)
+def thumbnail(path: Path, rule: DecodeRule) -> np.ndarray:
+    """Load an image as contenders see it, shrunk to the height that the page shows."""
+    image = read_image(path, rule)
     height, width = image.shape[:2]
     scale = min(1.0, THUMBNAIL_PIXELS / height)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -192,7 +197,7 @@ def title_of(feature: str) -> str:
     return FEATURES[feature].title
 
 
-def confident_mistakes(predictions: pd.DataFrame, root: Path) -> list[Mistake]:
+def confident_mistakes(predictions: pd.DataFrame, root: Path, rule: DecodeRule) -> list[Mistake]:
     """List the wrongly named test images, the most confident first."""
     predicted = frames.predicted_labels(predictions)
     confidence = frames.probabilities_of(predictions).max(axis=1)
@@ -204,7 +209,7 @@ def confident_mistakes(predictions: pd.DataFrame, root: Path) -> list[Mistake]:
             label=predictions["label"].iloc[row],
             predicted=str(predicted[row]),
             probability=float(confidence[row]),
-            image=thumbnail(root / predictions["image_id"].iloc[row]),
+            image=thumbnail(root / predictions["image_id"].iloc[row], rule),
         )
         for row in ordered
     ]

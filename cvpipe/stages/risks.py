@@ -9,19 +9,15 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.config import Config
 from cvpipe.data.audit import NOTEWORTHY_FRACTION
+from cvpipe.evaluation.planning import Expectation, warning_of
 from cvpipe.files import read_json
 from cvpipe.report.content import Risk
 from cvpipe.runs import Run
 from cvpipe.stages.evaluate import accuracies_on_test, careful_protocols
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
+from cvpipe.stages.shortcuts import FAR_ABOVE_FRACTION, widening
 from cvpipe.stages.split import SPLIT_GIVEN
-
-# A yardstick is far above the class frequencies when, at the lower end of the interval, it
-# takes away at least this share of their mistakes.
-FAR_ABOVE_FRACTION = 0.1
-# Makes a 95 % interval so wide that eight of them together miss by chance in 1 of 20 runs:
-# the normal quantile at 1 - 0.025 / 8 over that at 1 - 0.025.
-WIDENING = 1.4
+from cvpipe.stages.suspects import describe_left_out
 
 
 def find_risks(run: Run) -> list[Risk]:
@@ -30,14 +26,14 @@ def find_risks(run: Run) -> list[Risk]:
     protocol = careful_protocols(config)[-1]  # folds score more images than the holdout
     accuracies = accuracies_on_test(metrics, protocol)
     comparison = comparison[comparison["protocol"] == protocol]
-    given = config.split.protocol == "given"
+    # Another split differs from a random one in more than look-alikes: in site, in year.
+    by_class_alone = config.split.protocol in ("holdout", "kfold") and not config.split.by
     chosen = str(read_json(run.choice_path)["chosen"])
     return [
         *_leaks(run.manifest()),
         *_unseen_pictures(config, chosen, comparison),
         *_shortcuts(config, accuracies, comparison),
-        # A given split may differ from a random one in more than look-alikes: site, year.
-        *(_careless_claims(run.careless(), run.manifest()) if not given else []),
+        *(_careless_claims(run.careless(), run.manifest()) if by_class_alone else []),
     ]
 
 
@@ -45,19 +41,50 @@ def find_warnings(run: Run) -> list[str]:
     """Say what else a reader should know."""
     findings = frames.read_text_table(run.findings_path)
     about_all = findings[(findings["image_id"] == "") & (findings["severity"] == "warning")]
-    warnings = [f"{reason}." for reason in about_all["reason"]]
+    warnings = []
+    for _, reasons in about_all.groupby("finding", sort=False)["reason"]:
+        more = f" ({len(reasons) - 1} more of this kind)" if len(reasons) > 1 else ""
+        warnings.append(f"{reasons.iloc[0]}{more}.")
+    own_split_kept = SPLIT_GIVEN in run.manifest()
     if run.config().split.protocol == "given":
-        warnings.append("The split is the one that the images came with.")
-    if SPLIT_GIVEN in run.manifest():
+        drawn = "; it had no val, which was taken from its train" if own_split_kept else ""
+        warnings.append(f"The split is the one that the images came with{drawn}.")
+    elif own_split_kept:
         warnings.append("The images came with a split of their own, which was not used.")
-    dropped = findings["reason"].str.endswith("; left out").sum()
-    if dropped:
+    excluded = (findings["finding"] == "excluded").sum()
+    if excluded:
+        warnings.append(f"{excluded} image(s) were left out because data.exclude names them.")
+    left_out = findings["reason"].str.endswith("; left out").sum()
+    if left_out:
         warnings.append(
-            f"{dropped} image(s) could not be read and were left out; see the findings."
+            f"{left_out} image(s) could not be read and were left out; see the findings."
         )
+    warnings += [*_few_images(run), *_doubted_labels(run)]
     for contender in run.config().contender:
         fit = read_json(run.part_path(contender.name) / "fit.json")
         warnings += [f"{contender.name}: {text}." for text in fit["warnings"]]
+    return warnings
+
+
+def _few_images(run: Run) -> list[str]:
+    """Tell when the test images are too few for an answer."""
+    told = [warning_of(name, Expectation(**e)) for name, e in run.expectations().items()]
+    return [f"{text[0].upper()}{text[1:]}." for text in told if text]
+
+
+def _doubted_labels(run: Run) -> list[str]:
+    """Tell how many labels the other images speak against, and where that was not asked."""
+    if not run.suspects_path.exists():
+        return []
+    warnings = []
+    if len(run.suspects()):
+        warnings.append(
+            f"{len(run.suspects())} image(s) look as if another label were right; look at them: "
+            f"{run.suspects_path.name} in the run folder."
+        )
+    left_out = describe_left_out(run.manifest())
+    if left_out:
+        warnings.append(f"{left_out[0].upper()}{left_out[1:]}.")
     return warnings
 
 
@@ -71,9 +98,9 @@ def _leaks(manifest: pd.DataFrame) -> list[Risk]:
         Risk(
             "The given split leaks.",
             f"{len(parted):,} images, {num_test:,} of them test images, belong together with "
-            "images on another side of the split (the same group, the same pixels, or a "
-            "near-duplicate). Their figures show what was remembered, not what was learned. The "
-            "run went on because of --allow-leak.",
+            "images on another side of the split (the same group, the same pixels, a "
+            "near-duplicate, or the same value of a split.by column). Their figures show what was "
+            "remembered, not what was learned. The run went on because of --allow-leak.",
         )
     ]
 
@@ -96,7 +123,8 @@ def _unseen_pictures(config: Config, chosen: str, comparison: pd.DataFrame) -> l
     return [
         Risk(
             "The chosen contender is not shown to use the pictures.",
-            f"{chosen} is not shown to be better than {' and '.join(names)}, which see no pixel. "
+            f"{chosen} is not shown to be better than {' and '.join(names)}, which "
+            f"{'sees' if len(names) == 1 else 'see'} no pixel. "
             "These figures are no evidence that the label can be seen in the images.",
         )
     ]
@@ -138,7 +166,8 @@ def _shortcuts(config: Config, accuracies: pd.DataFrame, comparison: pd.DataFram
 def _careless_claims(careless: pd.DataFrame, manifest: pd.DataFrame) -> list[Risk]:
     """Tell when a plain random split would have claimed more than there is."""
     grouped = manifest["group"].duplicated(keep=False).mean()
-    margin = WIDENING * (careless["difference"] - careless["low"])
+    # Several contenders are looked at, so one would be above by chance more often.
+    margin = widening(max(1, len(careless))) * (careless["difference"] - careless["low"])
     inflated = careless[careless["difference"] > margin]
     if inflated.empty or grouped < NOTEWORTHY_FRACTION:
         return []

@@ -29,6 +29,7 @@ from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
 from cvpipe.stages.recipes import backbones_of
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
+from cvpipe.stages.suspects import run_suspects
 
 
 def run(
@@ -149,6 +150,7 @@ def run_stages(job: Job, rows: pd.DataFrame) -> None:
         if not job.run.predictions_path(contender.name, "val").exists():
             predict_split(job, contender, val, "val")
     run_evaluation(job)
+    run_suspects(job)
     run_export(job)
     run_report(job)
     trim(cache_root(), max_bytes())

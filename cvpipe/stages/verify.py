@@ -15,6 +15,7 @@ from cvpipe.files import read_json, write_json
 from cvpipe.models.framework import set_threads
 from cvpipe.runs import data_root, open_run
 from cvpipe.stages.contenders import load_network
+from cvpipe.stages.predict import bundle_rule
 
 IMAGES_AT_A_TIME = 256
 
@@ -54,7 +55,7 @@ def verify_bundle(bundle: Path, data: Path | None = None) -> dict[str, Any]:
         measured = run.predictions(split, facts["contender"])
         paths = [root / image_id for image_id in measured["image_id"]]
         check_images(measured["image_id"].tolist(), paths, hashes)
-        batches = load_batches(paths, size, facts["input"]["fit"], IMAGES_AT_A_TIME, config.threads)
+        batches = load_batches(paths, size, bundle_rule(facts), IMAGES_AT_A_TIME, config.threads)
         exported = np.concatenate([model.predict(batch, verbose=0) for batch in batches])
         splits[split] = compare_probabilities(
             frames.probabilities_of(measured), exported, KERAS_TOLERANCE

@@ -1,6 +1,8 @@
 import io
+import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,28 +12,35 @@ from PIL import Image
 
 from cvpipe.data.audit import (
     FACT_COLUMNS,
-    FINDING_COLUMNS,
     MIN_GROUPS_PER_CLASS,
     Audit,
     audit_images,
     class_findings,
     cluster_findings,
-    findings_table,
-    group_identical,
+    collection_findings,
+    file_findings,
+    group_clusters,
+    group_patients,
     hash_file,
     identical_images,
+    missing_in_split,
     repeated_rows,
+    single_patient,
+    split_leaks,
     unlabelled_rows,
-    wrong_suffixes,
 )
-from cvpipe.data.duplicates import Clusters, Recut
+from cvpipe.data.dicom import apply_window
+from cvpipe.data.duplicates import NO_PAIRS, Clusters, Recut
+from cvpipe.data.findings import FINDING_COLUMNS, KINDS, Finding
+from cvpipe.data.images import DecodeRule, decode_image, inspect_image
 from cvpipe.data.manifest import scan_images
+from tests.data.odd_files import dicom_of
 
-THREADS = [1, 2, 8]
+THREADS = [1, 3, 8]
 
 
 def noise(seed: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (18, 24, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
@@ -61,8 +70,18 @@ def audit_of(root, labels="folders", threads=2, drop_unreadable=False, **options
     return audit_images(scan_images(root, labels), root, threads, drop_unreadable, **options)
 
 
+# What holds of all files together has tests of its own.
+ABOUT_ALL = ["mixed_sizes", "mixed_channels"]
+
+
 def findings_of(audit: Audit) -> list[tuple]:
-    return list(audit.findings.itertuples(index=False, name=None))
+    table = audit.findings[~audit.findings["finding"].isin(ABOUT_ALL)]
+    assert table["action"].tolist() == [KINDS[kind].action for kind in table["finding"]]
+    return list(table.drop(columns="action").itertuples(index=False, name=None))
+
+
+def told(findings: list[Finding]) -> list[tuple]:
+    return [(f.image_id, f.kind, f.severity, f.reason) for f in findings]
 
 
 def frame(**columns) -> pd.DataFrame:
@@ -79,8 +98,8 @@ def test_sound_images(root):
     assert audit.facts["image_id"].tolist() == audit.rows["image_id"].tolist()
     first = audit.facts.iloc[0]
     assert (first["width"], first["height"], first["format"], first["mode"]) == (
-        12,
-        9,
+        24,
+        18,
         "PNG",
         "RGB",
     )
@@ -96,11 +115,16 @@ PHOTO = Image.fromarray(skimage.data.chelsea()).resize((60, 40))
 @pytest.mark.parametrize(
     ("name", "content", "finding", "reason"),
     [
-        ("0/cut.jpg", encode(PHOTO, "JPEG")[:-200], "unreadable", "decoding fails: image file is"),
-        ("0/cut.png", encode(PHOTO, "PNG")[:-200], "unreadable", "decoding fails: "),
+        ("0/cut.jpg", encode(PHOTO, "JPEG")[:-200], "truncated", "the file ends early: "),
+        ("0/cut.png", encode(PHOTO, "PNG")[:-200], "truncated", "the file ends early: "),
         ("0/empty.jpg", b"", "empty_file", "the file is empty"),
-        ("0/text.jpg", b"hello", "not_an_image", "its content is none of BMP, GIF, JPEG, PNG, "),
-        ("0/float.tif", encode(Image.new("F", (2, 2)), "TIFF"), "unreadable", "decoding fails: im"),
+        ("0/text.jpg", b"hello", "not_an_image", "its content is none of "),
+        (
+            "0/float.tif",
+            encode(Image.new("F", (2, 2)), "TIFF"),
+            "unreadable",
+            "images of floating-point",
+        ),
     ],
 )
 @pytest.mark.parametrize("drop_unreadable", [False, True])
@@ -141,7 +165,7 @@ def test_missing_files(root, drop_unreadable):
             severity,
             f"the file cannot be opened: Not a directory{end}",
         ),
-        ("0/folder.png", "unreadable", severity, f"the file cannot be opened: Is a directory{end}"),
+        ("0/folder.png", "unreadable", severity, f"it is not a regular file{end}"),
     ]
     assert len(audit.rows) == (12 if drop_unreadable else 16)
 
@@ -152,6 +176,15 @@ def test_a_file_that_may_not_be_read(root, monkeypatch):
     [(image_id, finding, severity, reason)] = findings_of(audit_of(root))
     assert (image_id, finding, severity) == ("0/loop.png", "unreadable", "error")
     assert reason.startswith("the file cannot be opened: Too many levels of symbolic links")
+
+
+def test_a_pipe_is_not_waited_for(root):
+    os.mkfifo(root / "0" / "pipe.png")
+    (root / "0" / "device.png").symlink_to("/dev/zero")
+    reason = ("unreadable", "error", "it is not a regular file")
+    names = ["0/device.png", "0/pipe.png"]
+    assert findings_of(audit_of(root)) == [(name, *reason) for name in names]
+    assert [hash_file(root / name) for name in names] == ["", ""]
 
 
 def test_wrong_suffix(root):
@@ -165,12 +198,317 @@ def test_wrong_suffix(root):
     assert len(audit.rows) == 16
 
 
+def facts_of(image_id="a.png", **changes) -> pd.DataFrame:
+    plain = {
+        "image_id": image_id, "width": 64, "height": 48, "format": "PNG", "mode": "RGB",
+        "num_pages": 1, "turned": False, "transparent": False, "largest_value": 0, "patient": "",
+        "range_used": 1.0, "low": 0.0, "high": 0.0,
+        "brightness": 0.5, "contrast": 0.2, "constant": False,
+    }  # fmt: skip
+    return pd.DataFrame([{**plain, **changes}])
+
+
+# Each deserves its own finding and all that follow, the gravest first.
+REMARKS = [
+    ("wrong_suffix", {"format": "GIF"}, "the name says PNG, but the content is GIF"),
+    ("tiny_image", {"width": 15}, "it has only 48 x 15 pixels (height x width)"),
+    (
+        "extreme_aspect",
+        {"width": 241},
+        "it has 48 x 241 pixels (height x width): one side is 5.0 times the other",
+    ),
+    (
+        "constant_image",
+        {"constant": True, "brightness": 0.2},
+        "every pixel has the same colour, of the grey value 51",
+    ),
+    ("first_page", {"num_pages": 2}, "the first of 2 pages or frames is used"),
+    (
+        "turned_upright",
+        {"turned": True},
+        "turned as its EXIF orientation says; upright it has 48 x 64 pixels (height x width)",
+    ),
+    ("transparency", {"transparent": True}, "its see-through pixels are laid over white"),
+    ("converted", {"mode": "CMYK"}, "its colour mode CMYK is converted to RGB"),
+    ("sixteen_bit", {"largest_value": 4095}, "16 bits per value, the largest 4,095"),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "reason"), REMARKS)
+def test_each_remark_about_a_file(kind, changes, reason):
+    (finding,) = file_findings(facts_of(**changes))
+    assert finding == Finding("a.png", kind, reason, KINDS[kind].severity)
+
+
+def test_of_several_remarks_about_a_file_the_gravest_is_told():
+    for number, (kind, *_) in enumerate(REMARKS):
+        changes = {}
+        for _, later, _ in REMARKS[number:]:
+            changes = {**later, **changes}
+        (finding,) = file_findings(facts_of(**changes))
+        assert finding.kind == kind
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"width": 16, "height": 16},
+        {"width": 240, "height": 48},
+        {"contrast": 0.0},
+        *[{"mode": mode} for mode in ("L", "I;16", "I;16B", "MONOCHROME2")],
+        {"format": "JPEG", "image_id": "a.JPG"},
+    ],
+)
+def test_usual_files_are_not_remarked(changes):
+    assert file_findings(facts_of(**changes)) == []
+
+
 def test_a_name_without_a_known_suffix():
-    facts = frame(image_id=["a.dat", "b", "c.PNG"], format=["PNG", "JPEG", "PNG"])
-    assert wrong_suffixes(facts) == [
-        ("a.dat", "wrong_suffix", "warning", "the name says nothing, but the content is PNG"),
-        ("b", "wrong_suffix", "warning", "the name says nothing, but the content is JPEG"),
+    facts = pd.concat([facts_of("a.dat"), facts_of("b", format="JPEG"), facts_of("c.PNG")])
+    assert [(f.image_id, f.reason) for f in file_findings(facts)] == [
+        ("a.dat", "the name says nothing, but the content is PNG"),
+        ("b", "the name says nothing, but the content is JPEG"),
     ]
+
+
+def test_files_that_are_read_in_a_special_way(root):
+    half = noise(50).convert("RGBA")
+    half.putalpha(128)
+    pages = io.BytesIO()
+    noise(51).save(pages, "TIFF", save_all=True, append_images=[noise(52)])
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    PHOTO.save(turned, "JPEG", exif=exif)
+    write(
+        root,
+        {
+            "0/alpha.png": half,
+            "0/cmyk.jpg": encode(PHOTO.convert("CMYK"), "JPEG"),
+            "0/flat.png": Image.new("RGB", (20, 20), (9, 9, 9)),
+            "0/long.png": PHOTO.resize((200, 20)),
+            "0/pages.tif": pages.getvalue(),
+            "0/small.png": PHOTO.resize((10, 20)),
+            "0/turned.jpg": turned.getvalue(),
+            "0/values.png": Image.fromarray(np.full((20, 20), 60_000, np.uint16)),
+        },
+    )
+    assert {f[0]: f[1] for f in findings_of(audit_of(root)) if f[0]} == {
+        "0/alpha.png": "transparency",
+        "0/cmyk.jpg": "converted",
+        "0/flat.png": "constant_image",
+        "0/long.png": "extreme_aspect",
+        "0/pages.tif": "first_page",
+        "0/small.png": "tiny_image",
+        "0/turned.jpg": "turned_upright",
+        "0/values.png": "constant_image",  # graver than its 16 bits
+    }
+
+
+def test_little_contrast_is_not_one_colour(root):
+    """What is lost in a grey thumbnail: equal brightness, sparse dots, faint noise."""
+    colours = np.zeros((40, 40, 3), np.uint8)
+    colours[:, :20], colours[:, 20:] = (255, 0, 0), (0, 130, 0)  # both have the grey value 76
+    dots = np.zeros((900, 900, 3), np.uint8)
+    dots[450, 450] = 9
+    noisy = np.full((400, 400, 3), 128, np.uint8)
+    noisy[::7, ::5] += 1
+    pictures = {"colours": colours, "dots": dots, "noisy": noisy, "plain": colours[:, :20]}
+    write(root, {f"0/{name}.png": Image.fromarray(p) for name, p in pictures.items()})
+    audit = audit_of(root)
+    told = audit.findings.query("finding == 'constant_image'")["image_id"].tolist()
+    assert told == ["0/plain.png"]
+    facts = audit.facts.set_index("image_id")
+    assert (facts.loc[[f"0/{name}.png" for name in pictures], "contrast"] == 0).all()
+
+
+# All files together.
+
+
+def test_sizes_and_channels_are_told_once_with_counts():
+    one, other = facts_of(), facts_of(width=640, height=480, mode="L")
+    facts = pd.concat([one, one, one, other], ignore_index=True)
+    assert told(collection_findings(facts, 65_535)) == [
+        (
+            "",
+            "mixed_sizes",
+            "info",
+            "2 sizes (height x width) from 48 x 64 to 480 x 640; the most frequent, 48 x 64, has "
+            "3 of 4 images",
+        ),
+        ("", "mixed_channels", "info", "1 images are stored in grey and 3 in colour"),
+    ]
+    for uniform in (one, other):
+        assert collection_findings(pd.concat([uniform, uniform]), 65_535) == []
+
+
+@pytest.mark.parametrize(
+    ("largest", "white_level", "level_to_set"),
+    [(4000, 65_535, 4095), (4096, 65_535, 8191), (32_767, 65_535, 32_767), (90, 4095, 255)],
+)
+def test_dark_sixteen_bit_images_are_told_with_the_level_to_set(largest, white_level, level_to_set):
+    values = [12, largest, 0]
+    facts = pd.concat([facts_of(largest_value=value) for value in values])
+    assert told(collection_findings(facts, white_level)) == [
+        (
+            "",
+            "dark_sixteen_bit",
+            "warning",
+            f"the largest value of 2 16-bit image(s) is {largest:,}, but {white_level:,} is shown "
+            f"as white, so all are dark; set images.white_level = {level_to_set}",
+        )
+    ]
+
+
+def test_sixteen_bit_images_that_reach_half_of_white_are_not_dark():
+    one, other = facts_of(largest_value=32_768), facts_of(largest_value=100)
+    assert collection_findings(pd.concat([one, other]), 65_535) == []
+    assert collection_findings(facts_of(largest_value=0), 65_535) == []
+
+
+def test_dicom_files_that_use_little_of_their_range_are_told_with_a_window_to_set():
+    used = [(0.03, -100.0, 2000.0), (0.499, 0.0, 2100.0), (0.9, 10.0, 500.0)]
+    flat = [facts_of(range_used=share, low=low, high=high) for share, low, high in used]
+    # Files with a window do not count.
+    facts = pd.concat([*flat, facts_of(), facts_of(), facts_of()])
+    [(image_id, kind, severity, reason)] = told(collection_findings(facts, 65_535))
+    assert (image_id, kind, severity) == ("", "flat_dicom", "warning")
+    assert reason == (
+        "3 DICOM image(s) have no window, and half of them use no more than 49.9% of the range "
+        "that is shown, so few grey levels are left; set images.dicom_window = [1000.5, 2201], "
+        "which shows -100 to 2100, in the files that have a window as well"
+    )
+    # That window is what it says.
+    shares = apply_window(np.array([-101, -100, 1000, 2100, 2101]), 1000.5, 2201)
+    assert shares.tolist() == [0, 0, 0.5, 1, 1]
+    half = facts_of(range_used=0.5, low=0.0, high=9.0)
+    assert collection_findings(pd.concat([half, flat[0], half]), 65_535) == []
+
+
+def test_flat_dicom_files_are_found(root):
+    values = np.random.default_rng(0).integers(0, 4096, (20, 20), dtype=np.uint16)
+    write(root, {"0/flat.dcm": dicom_of(values, PatientID=None)})
+    [reason] = audit_of(root).findings.set_index("finding").loc[["flat_dicom"], "reason"]
+    low, high = values.min(), values.max()
+    window = ((low + high + 1) / 2, high - low + 1)
+    assert f"set images.dicom_window = [{window[0]:g}, {window[1]:g}]" in reason
+    audit = audit_of(root, rule=DecodeRule(dicom_window=window))
+    assert "flat_dicom" not in set(audit.findings["finding"])
+    assert (
+        np.ptp(decode_image((root / "0/flat.dcm").read_bytes(), DecodeRule(dicom_window=window)))
+        == 255
+    )
+
+
+def test_the_white_level_of_the_rule_decides_what_is_dark(root):
+    values = np.random.default_rng(0).integers(0, 4096, (20, 20), dtype=np.uint16)
+    write(root, {"0/camera.png": Image.fromarray(values)})
+    assert "dark_sixteen_bit" in set(audit_of(root).findings["finding"])
+    audit = audit_of(root, rule=DecodeRule(white_level=4095))
+    assert "dark_sixteen_bit" not in set(audit.findings["finding"])
+
+
+def test_the_rule_limits_the_pixels(root):
+    audit = audit_of(root, rule=DecodeRule(max_pixels=18 * 24 - 1))
+    assert set(audit.errors["finding"]) == {"too_many_pixels"}
+    assert audit_of(root, rule=DecodeRule(max_pixels=18 * 24)).errors.empty
+
+
+# Patients.
+
+
+def patient_facts(**patients) -> pd.DataFrame:
+    return frame(image_id=list(patients), patient=list(patients.values()))
+
+
+def test_images_of_a_patient_share_a_group():
+    rows = frame(image_id=list("abcde"), group=["A", "b", "A", "d", "e"])
+    facts = patient_facts(a="1", b="1", c="2", d="2", e="")
+    assert group_patients(rows, facts)["group"].tolist() == ["A", "A", "A", "A", "e"]
+    assert single_patient(facts) == []
+
+
+def test_one_patient_id_everywhere_is_told_and_makes_no_group():
+    rows = frame(image_id=list("abc"), group=list("abc"))
+    facts = patient_facts(a="1", b="1", c="")
+    assert group_patients(rows, facts)["group"].tolist() == list("abc")
+    reason = "2 DICOM files bear the same patient id, which is not used for groups"
+    assert told(single_patient(facts)) == [("", "one_patient", "warning", reason)]
+
+
+def test_a_few_images_of_one_patient_among_others_are_a_group():
+    rows = frame(image_id=list("abcd"), group=list("abcd"))
+    facts = patient_facts(a="1", b="1", c="", d="")
+    assert group_patients(rows, facts)["group"].tolist() == ["a", "a", "c", "d"]
+    assert single_patient(facts) == []
+    assert single_patient(patient_facts(a="1")) == []
+    assert single_patient(patient_facts()) == []
+
+
+@pytest.mark.parametrize("patient_groups", [True, False])
+def test_patients_are_kept_together_if_asked_for(root, monkeypatch, patient_groups):
+    def read(data, rule):
+        pixels, facts = inspect_image(data, rule)
+        return pixels, replace(facts, patient=facts.sha256[0])
+
+    monkeypatch.setattr("cvpipe.data.audit.inspect_image", read)
+    audit = audit_of(root, patient_groups=patient_groups)
+    patients = audit.facts.set_index("image_id").loc[audit.rows["image_id"], "patient"]
+    num_groups = patients.nunique() if patient_groups else len(audit.rows)
+    assert audit.rows["group"].nunique() == num_groups < 13
+
+
+# Given splits.
+
+
+def test_what_a_given_split_parts_is_named():
+    rows = frame(
+        image_id=list("abcdef"),
+        group=["g", "g", "g", "h", "h", "i"],
+        split=["test", "train", "val", "val", "test", "test"],
+    )
+    end = (
+        "(the same group, the same pixels, a near-duplicate, or the same value of a split.by "
+        "column)"
+    )
+    for severity in ("error", "warning"):
+        assert told(split_leaks(rows, severity)) == [
+            (
+                "a",
+                "split_leak",
+                severity,
+                f"in test, but it belongs together with 'b' in train {end}",
+            ),
+            (
+                "c",
+                "split_leak",
+                severity,
+                f"in val, but it belongs together with 'b' in train {end}",
+            ),
+            (
+                "e",
+                "split_leak",
+                severity,
+                f"in test, but it belongs together with 'd' in val {end}",
+            ),
+        ]
+
+
+def test_a_class_that_a_part_lacks_is_named():
+    rows = frame(label=list("xxyyyz"), split=["train", "test", "train", "train", "test", "test"])
+    reason = "class 'z' has no image in train (0 in train, 1 in test)"
+    assert told(missing_in_split(rows)) == [("", "missing_in_split", "error", reason)]
+    rows.loc[0, "split"] = "val"  # once there is a val, every class is needed in it
+    assert [f.reason for f in missing_in_split(rows)] == [
+        "class 'x' has no image in train (0 in train, 1 in val, 1 in test)",
+        "class 'y' has no image in val (2 in train, 0 in val, 1 in test)",
+        "class 'z' has no image in train (0 in train, 0 in val, 1 in test)",
+        "class 'z' has no image in val (0 in train, 0 in val, 1 in test)",
+    ]
+
+
+# Identical images, repeated rows, missing labels.
 
 
 def test_identical_bytes_and_pixels_stay_together(root):
@@ -181,14 +519,14 @@ def test_identical_bytes_and_pixels_stay_together(root):
         (
             "0/same.bmp",
             "identical_images",
-            "warning",
-            "the same pixels as '0/2.png'; both belong in one split",
+            "info",
+            "the same pixels as '0/2.png'",
         ),
         (
             "0/same.png",
             "identical_images",
-            "warning",
-            "the same bytes as '0/2.png'; both belong in one split",
+            "info",
+            "the same bytes as '0/2.png'",
         ),
     ]
     group = dict(zip(audit.rows["image_id"], audit.rows["group"], strict=True))
@@ -213,8 +551,7 @@ def test_a_left_out_image_is_no_twin():
 def test_groups_are_joined_through_identical_images():
     # 4 and 5 cannot be decoded, which does not make them identical.
     rows = frame(image_id=list("12345"), label=["x"] * 5, group=["A", "B", "B", "C", "D"])
-    facts = frame(image_id=["1", "2", "3"], pixels_sha256=["p", "p", "q"])
-    joined = group_identical(rows, facts)
+    joined = group_clusters(rows, {"1": "p", "2": "p", "3": "q"})
     assert joined["group"].tolist() == ["A", "A", "A", "C", "D"]
     assert rows["group"].tolist() == ["A", "B", "B", "C", "D"]  # the argument stays as it was
 
@@ -226,15 +563,15 @@ def test_repeated_rows(root):
     audit = audit_of(root, "labels.csv")
     assert findings_of(audit) == [
         ("0/1.png", "label_conflict", "error", "listed under 3 labels: '0', 'NA', 'poppy'"),
-        ("0/0.png", "repeated_row", "error", "listed 3 times; keep one row"),
+        ("0/0.png", "repeated_row", "error", "listed 3 times"),
     ]
     assert audit.rows["image_id"].tolist() == [line.split(",")[0] for line in lines]
 
 
 def test_repeated_rows_name_each_image_once():
     rows = frame(image_id=["a", "b", "a", "c", "c"], label=["x", "x", "x", "x", "y"])
-    assert repeated_rows(rows) == [
-        ("a", "repeated_row", "error", "listed 2 times; keep one row"),
+    assert told(repeated_rows(rows)) == [
+        ("a", "repeated_row", "error", "listed 2 times"),
         ("c", "label_conflict", "error", "listed under 2 labels: 'x', 'y'"),
     ]
 
@@ -242,7 +579,7 @@ def test_repeated_rows_name_each_image_once():
 def test_rows_without_a_label():
     rows = frame(image_id=["a", "b", "c"], label=["", "x", " \t"])
     reason = ("missing_label", "error", "its label is empty")
-    assert unlabelled_rows(rows) == [("a", *reason), ("c", *reason)]
+    assert told(unlabelled_rows(rows)) == [("a", *reason), ("c", *reason)]
 
 
 # Classes.
@@ -280,14 +617,32 @@ def test_identical_images_count_once_for_a_class(root):
 
 
 def test_the_smallest_class_that_is_large_enough():
-    def rows(num_groups):
+    def rows(num_groups):  # of class a
         groups = [f"g{number}" for number in range(num_groups)]
         return frame(
             label=["a"] * num_groups + ["b"] * 9, group=groups + [f"h{n}" for n in range(9)]
         )
 
     assert class_findings(rows(MIN_GROUPS_PER_CLASS)) == []
-    assert [f[1] for f in class_findings(rows(MIN_GROUPS_PER_CLASS - 1))] == ["tiny_class"]
+    assert [f.kind for f in class_findings(rows(MIN_GROUPS_PER_CLASS - 1))] == ["tiny_class"]
+
+
+def test_an_empty_label_is_no_class():
+    labels = ["a"] * 100 + ["b"] * 100 + ["", " "]
+    rows = frame(label=labels, group=[str(number) for number in range(202)])
+    assert class_findings(rows) == []
+    (finding,) = class_findings(rows[rows["label"] != "b"])
+    assert finding.reason == "at least two classes are needed; found: 'a'"
+
+
+def test_classes_of_very_unlike_size():
+    def rows(small, large):
+        labels = ["a"] * small + ["b"] * large + ["c"] * large
+        return frame(label=labels, group=[str(number) for number in range(len(labels))])
+
+    assert class_findings(rows(10, 99)) == []
+    reason = "class 'b' has 100 images, and class 'a' has 10"
+    assert told(class_findings(rows(10, 100))) == [("", "imbalance", "warning", reason)]
 
 
 def test_nothing_readable(tmp_path):
@@ -341,25 +696,25 @@ def test_no_row_is_dropped_silently(tmp_path, seed):
     for drop_unreadable in (False, True):
         audit = audit_images(rows, tmp_path, 2, drop_unreadable)
         usable, findings = set(audit.rows["image_id"]), audit.findings
-        told = findings.groupby("finding")["image_id"].agg(set).to_dict()
+        named = findings.groupby("finding")["image_id"].agg(set).to_dict()
         unreadable = {
             image_id
-            for kind in ("missing_file", "empty_file", "not_an_image", "unreadable")
-            for image_id in told.get(kind, ())
+            for kind in ("missing_file", "empty_file", "not_an_image", "truncated", "unreadable")
+            for image_id in named.get(kind, ())
         }
         assert len(audit.rows) == len(usable)
         assert usable == set(counts) - (unreadable if drop_unreadable else set())
         # What could be decoded has facts, what could not has a finding.
         assert set(audit.facts["image_id"]) == set(counts) - unreadable
         listed_twice = {image_id for image_id, count in counts.items() if count > 1}
-        assert listed_twice <= told.get("repeated_row", set()) | told["label_conflict"]
-        assert set(rows.loc[rows["label"] == "", "image_id"]) == told["missing_label"]
+        assert listed_twice <= named.get("repeated_row", set()) | named["label_conflict"]
+        assert set(rows.loc[rows["label"] == "", "image_id"]) == named["missing_label"]
 
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_the_number_of_threads_does_not_matter(tmp_path, threads):
     rows = messy_rows(tmp_path, np.random.default_rng(0))
-    reference, other = (audit_images(rows, tmp_path, count, True) for count in (3, threads))
+    reference, other = (audit_images(rows, tmp_path, count, True) for count in (2, threads))
     for name in ("rows", "facts", "findings"):
         pd.testing.assert_frame_equal(getattr(other, name), getattr(reference, name))
 
@@ -383,20 +738,9 @@ def test_progress_sees_every_image_once(root):
     assert seen == [(image_id, 12) for image_id in audit.rows["image_id"]]
 
 
-def test_findings_are_sorted_by_how_bad_they_are():
-    findings = [
-        ("c", "z", "note", "1"),
-        ("b", "k", "warning", "2"),
-        ("a", "k", "warning", "3"),
-        ("a", "j", "warning", "4"),
-        ("d", "x", "error", "5"),
-    ]
-    table = findings_table(findings)
-    assert list(table) == FINDING_COLUMNS
-    assert table["reason"].tolist() == ["5", "4", "3", "2", "1"]
-    assert table.index.tolist() == [0, 1, 2, 3, 4]
-    assert list(findings_table([])) == FINDING_COLUMNS
-    assert Audit(table, table, table, table).errors["image_id"].tolist() == ["d"]
+def test_errors_are_the_findings_that_stop_a_run():
+    table = pd.DataFrame({"severity": ["error", "warning", "info"], "image_id": list("abc")})
+    assert Audit(table, table, table, table, table).errors["image_id"].tolist() == ["a"]
 
 
 def test_hash_file(tmp_path):
@@ -430,11 +774,31 @@ def copy_as_jpeg(root, source, target):
 
 def test_different_photos_are_no_near_duplicates(tmp_path):
     audit = audit_of(photo_root(tmp_path))
-    assert audit.findings.empty
+    assert findings_of(audit) == []
     assert audit.rows["group"].tolist() == audit.rows["image_id"].tolist()
     assert audit.duplicates.query("threshold == 24")[["clusters", "largest"]].values.tolist() == [
         [10, 1]
     ]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5])
+def test_a_handful_of_unlike_photos_has_no_candidates(tmp_path, number):
+    """Where nothing resembles anything, every step of the search has empty input."""
+    photo_root(tmp_path)
+    rows = scan_images(tmp_path, "folders").iloc[:number]
+    audit = audit_images(rows, tmp_path, 1, drop_unreadable=False)
+    assert list(audit.pairs) == ["image_id", "other", "how"]
+    assert audit.pairs.empty
+    assert audit.facts["cluster"].tolist() == rows["image_id"].tolist()
+
+
+def test_copies_without_structure_are_one_cluster(root):
+    plain = Image.new("RGB", (20, 20), (9, 9, 9))
+    write(root, {"0/one.png": plain, "0/two.bmp": encode(plain, "BMP")})
+    audit = audit_of(root)
+    cluster = dict(zip(audit.facts["image_id"], audit.facts["cluster"], strict=True))
+    assert cluster["0/two.bmp"] == cluster["0/one.png"] == "0/one.png"
+    assert len(set(cluster.values())) == 13
 
 
 def test_near_duplicates_share_a_group_and_are_told_once(tmp_path):
@@ -484,10 +848,11 @@ def test_a_given_group_joins_what_its_near_duplicates_join(tmp_path):
 
 def test_look_alikes_that_are_cut_again_are_told():
     clusters = Clusters(
-        ("x", "y"), pd.DataFrame(), recut=(Recut("x", 40, 3),), mixed=(), threshold=24
+        ("x", "y"), pd.DataFrame(), (Recut("x", 40, 3),), mixed=(), threshold=24, pairs=NO_PAIRS
     )
+    pairs = pd.DataFrame(columns=["image_id", "other", "how", "score"])
     facts = pd.DataFrame({"image_id": ["x", "y"], "pixels_sha256": ["1", "2"]})
-    assert cluster_findings(clusters, facts) == [
+    assert told(cluster_findings(clusters, pairs, facts)) == [
         (
             "x",
             "cluster_recut",

@@ -2,23 +2,34 @@ import hashlib
 import io
 import re
 import struct
+import sys
 import warnings
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
 import skimage.data
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
+from cvpipe.config import DataSection, ImagesSection
 from cvpipe.data.images import (
+    DEFAULT_RULE,
+    FORMATS,
+    SUFFIX_FORMATS,
+    DecodeRule,
     ImageFacts,
     UnreadableImageError,
     decode_image,
+    decode_rule,
     inspect_image,
+    list_formats,
     read_image,
     resize_image,
 )
+from cvpipe.data.truncation import ends_early
 from cvpipe.errors import InputError
+from cvpipe.formats import is_dicom
 
 # Pillow warns of damaged metadata, which some of these files have on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -30,14 +41,17 @@ def encode(image: Image.Image, file_format: str, **options) -> bytes:
     return file.getvalue()
 
 
-def png(width, depth, colour_type, row, *chunks):
-    """Write a PNG of one row byte by byte, so that no library's reading of modes is trusted."""
+def png(width, depth, colour_type, row, *chunks, high=1):
+    """Write a PNG of one row byte by byte, so that no library's reading of modes is trusted.
+
+    It claims to be `high` pixels high.
+    """
 
     def chunk(name, content):
         checksum = struct.pack(">I", zlib.crc32(name + content))
         return struct.pack(">I", len(content)) + name + content + checksum
 
-    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, high, depth, colour_type, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
@@ -92,6 +106,21 @@ def test_a_transparent_grey_or_colour_becomes_white():
     assert row_of(png(8, 1, 0, b"\xaa", (b"tRNS", b"\0\0"))) == [255] * 8
     transparent = (b"tRNS", bytes([0, 1, 0, 2, 0, 3]))
     assert row_of(png(2, 8, 2, bytes([1, 2, 3, 3, 2, 1]), transparent)) == [255, (3, 2, 1)]
+
+
+def test_a_transparent_grey_of_sixteen_bits_becomes_white():
+    row = struct.pack(">4H", 0, 257, 4095, 65_535)
+    assert row_of(png(4, 16, 0, row, (b"tRNS", b"\0\0"))) == [255, 1, 16, 255]
+    assert row_of(png(4, 16, 0, row, (b"tRNS", b"\xff\xff"))) == [0, 1, 16, 255]
+    # Neither a neighbouring value nor one with the same upper byte is transparent.
+    assert row_of(png(4, 16, 0, row, (b"tRNS", b"\x01\0"))) == [0, 1, 16, 255]
+
+
+def test_sixteen_bit_grey_with_alpha_is_treated_as_colour():
+    data = png(2, 16, 4, struct.pack(">4H", 4095, 65_535, 0x8000, 0))
+    assert row_of(data) == [15, 255]  # the upper byte of 4095 is 15; 65,535 * 15 / 255 is 16.06
+    level = DecodeRule(white_level=4095)
+    np.testing.assert_array_equal(decode_image(data, level), decode_image(data))
 
 
 def test_palette():
@@ -223,25 +252,23 @@ def test_damaged_metadata_do_not_hinder(exif, dpi):
         (
             b"not an image, but text",
             "not_an_image",
-            "its content is none of BMP, GIF, JPEG, PNG, TIFF, WEBP (it starts with "
-            "b'not an image, bu')",
+            "its content is none of BMP, DICOM, GIF, JPEG, PNG, TIFF, WEBP; it looks like text",
         ),
         (
             encode(Image.new("F", (2, 2)), "TIFF"),
             "unreadable",
-            "decoding fails: images of floating-point numbers have no agreed white; store 8 or "
-            "16 bits",
+            "images of floating-point numbers have no agreed white; store 8 or 16 bits",
         ),
         (png(1, 8, 3, b"\0"), "unreadable", "decoding fails: AssertionError"),
         (
             tiff([0, 65_536], 32),
             "unreadable",
-            "decoding fails: its values are outside the 16-bit range 0 to 65535",
+            "its values are outside the 16-bit range 0 to 65535",
         ),
         (
             tiff([0, -1], 16, sample_format=2),
             "unreadable",
-            "decoding fails: its values are outside the 16-bit range 0 to 65535",
+            "its values are outside the 16-bit range 0 to 65535",
         ),
     ],
     ids=["empty", "text", "float", "no palette", "32 bits", "negative"],
@@ -253,6 +280,27 @@ def test_refused(data, finding, reason):
     assert str(caught.value) == reason
 
 
+@pytest.mark.parametrize("big_tiff", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_sound_files_that_are_refused_are_not_said_to_be_cut(dtype, big_tiff):
+    values = np.full((50, 50), 70_000, dtype)
+    whole = encode(Image.fromarray(values), "TIFF", big_tiff=big_tiff)
+    # Even if its end looks as if it had been lost.
+    shorter = whole.replace(struct.pack("<HHI", 279, 4, 1), struct.pack("<HHI", 279, 4, 9**9))
+    for data in (whole, shorter):
+        with pytest.raises(UnreadableImageError) as caught:
+            decode_image(data)
+        assert caught.value.finding == "unreadable"
+        assert caught.value.reason.startswith(("images of floating", "its values are outside"))
+
+
+def test_big_tiff_is_read_and_its_damage_is_no_cut(photo):
+    data = encode(photo, "TIFF", big_tiff=True)
+    np.testing.assert_array_equal(decode_image(data), np.asarray(photo))
+    assert not ends_early(data, "TIFF")
+    assert ends_early(encode(photo, "TIFF")[:-50], "TIFF")
+
+
 def test_formats_that_are_not_listed_are_not_tried(photo):
     # Decoding EPS would hand the file's content to an interpreter of programs.
     for file_format in ("EPS", "PPM", "TGA"):
@@ -260,11 +308,52 @@ def test_formats_that_are_not_listed_are_not_tried(photo):
             decode_image(encode(photo.resize((4, 4)), file_format))
 
 
-def test_a_bomb_is_refused(monkeypatch):
+def bmp_header(width, height):
+    """Write a BMP up to where its pixels would begin."""
+    return b"BM" + struct.pack(
+        "<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0
+    )
+
+
+def test_too_many_pixels_are_refused_by_the_header():
+    row = png(9, 8, 0, bytes(9))
+    assert decode_image(row, DecodeRule(max_pixels=9)).shape == (1, 9, 3)
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_image(row, DecodeRule(max_pixels=8))
+    assert caught.value.finding == "too_many_pixels"
+    assert caught.value.reason == "it has 9 x 1 = 9 pixels, more than data.max_pixels = 8"
+    # Files that hold nothing of what they claim: had they been decoded, they would be cut.
+    claims = [png(50_000, 8, 0, b"", high=50_000), bmp_header(50_000, 50_000)]
+    for data in claims:
+        with pytest.raises(UnreadableImageError, match=r"50000 x 50000 = 2,500,000,000 pixels"):
+            decode_image(data)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF"])
+def test_our_limit_alone_counts(file_format, photo, monkeypatch):
+    # Pillow's own limit belongs to the process, and is left as it is.
+    data = encode(photo, file_format)
+    expected = decode_image(data)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70 * 90 // 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(decode_image(data), expected)
+    assert Image.MAX_IMAGE_PIXELS == 70 * 90 // 2
+    monkeypatch.undo()
+    assert Image.MAX_IMAGE_PIXELS == 2**30 // 4 // 3
+
+
+PILLOWS_LIMIT = (
+    r"^Image size \(6300 pixels\) .*k; that is Pillow's own limit, not data\.max_pixels$"
+)
+
+
+def test_where_a_decoder_asks_for_pillows_limit_itself_it_is_said(photo, monkeypatch):
+    data = encode(photo, "WEBP")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
-    with pytest.raises(UnreadableImageError, match=r"^Image size \(9 pixels\) .*attack$") as caught:
-        decode_image(png(9, 8, 0, bytes(9)))
-    assert caught.value.finding == "unreadable"
+    with pytest.raises(UnreadableImageError, match=PILLOWS_LIMIT) as caught:
+        decode_image(data)
+    assert caught.value.finding == "too_many_pixels"
 
 
 ENCODINGS = {
@@ -290,11 +379,18 @@ def test_a_cut_file_is_refused_or_whole(encoded):
     whole = decode_image(encoded)
     last_bytes = range(len(encoded) - 30, len(encoded))
     refused = 0
+    kinds = Counter()
     for length in [*range(0, len(encoded), len(encoded) // 80), *last_bytes]:
         try:
             np.testing.assert_array_equal(decode_image(encoded[:length]), whole)
-        except UnreadableImageError:
+        except UnreadableImageError as error:
             refused += 1
+            kinds[error.finding] += 1
+    # A mark that says which format it is needs up to 16 bytes; a GIF's end is marked by one byte,
+    # which one cut in 256 ends in by chance.
+    assert kinds["truncated"] >= refused - 3
+    assert set(kinds) <= {"empty_file", "not_an_image", "truncated", "unreadable"}
+    assert kinds["unreadable"] <= (2 if encoded.startswith(b"GIF") else 0)
     # Some formats end in bytes that carry no pixels; most cuts take pixels away.
     assert refused > 60
 
@@ -314,7 +410,8 @@ def test_flipped_bytes_are_decoded_or_refused(encoded):
         except UnreadableImageError as error:
             outcomes.add(error.finding)
     assert "unreadable" in outcomes
-    assert outcomes <= {"not_an_image", "unreadable", ("uint8", 3)}
+    refusals = {"not_an_image", "truncated", "too_many_pixels", "unreadable"}
+    assert outcomes <= {*refusals, ("uint8", 3)}
 
 
 def test_damage_in_a_png_is_always_noticed(photo):
@@ -322,8 +419,31 @@ def test_damage_in_a_png_is_always_noticed(photo):
     for position in range(40, len(data) - 20, len(data) // 50):
         damaged = bytearray(data)
         damaged[position] ^= 1
-        with pytest.raises(UnreadableImageError):
+        with pytest.raises(UnreadableImageError) as caught:
             decode_image(bytes(damaged))
+        assert caught.value.finding == "unreadable"
+
+
+def test_damage_inside_a_file_does_not_count_as_a_cut(encoded):
+    rng = np.random.default_rng(1)
+    found = Counter()
+    for position in rng.integers(len(encoded) // 4, len(encoded) - 20, size=60):
+        damaged = bytearray(encoded)
+        damaged[position : position + 4] = bytes(4)
+        try:
+            decode_image(bytes(damaged))
+        except UnreadableImageError as error:
+            found[error.finding] += 1
+    assert set(found) <= {"unreadable"}
+
+
+def test_a_cut_tiff_that_begins_with_its_directory(photo):
+    # Pillow's JPEG in TIFF has the directory before the pixels, and a cut fails in libtiff.
+    data = encode(photo, "TIFF", compression="jpeg")
+    for length in range(8, len(data), 199):
+        with pytest.raises(UnreadableImageError, match=r"^the file ends early: ") as caught:
+            decode_image(data[:length])
+        assert caught.value.finding == "truncated"
 
 
 def test_decoding_leaves_the_filters_of_warnings_alone():
@@ -351,7 +471,158 @@ def test_facts():
         format="PNG",
         mode="L",
         file_bytes=len(data),
+        num_pages=1,
+        turned=False,
+        transparent=False,
+        largest_value=0,
+        patient="",
     )
+
+
+def reading_of(data):
+    facts = inspect_image(data)[1]
+    return (facts.num_pages, facts.turned, facts.transparent, facts.largest_value)
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
+def test_pages_are_counted(file_format, photo):
+    frames = [photo, photo.rotate(90), photo.rotate(180)]
+    data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
+    pixels, facts = inspect_image(data)
+    assert facts.num_pages == 3
+    np.testing.assert_array_equal(pixels, decode_image(encode_first(data)))
+
+
+def encode_first(data):
+    """Store the first frame alone, without loss."""
+    with Image.open(io.BytesIO(data)) as image:
+        return encode(image.convert("RGB"), "PNG")
+
+
+def test_damage_behind_the_first_page_does_not_hinder(photo):
+    data = encode(photo, "TIFF", save_all=True, append_images=[photo])
+    first = encode(photo, "TIFF")
+    cut = data[: len(first) + 50]
+    pixels, facts = inspect_image(cut)
+    np.testing.assert_array_equal(pixels, np.asarray(photo))
+    assert facts.num_pages == 1
+
+
+def test_turned():
+    for orientation, turned in {1: False, 6: True, 3: True, 9: False}.items():
+        exif = Image.Exif()
+        exif[274] = orientation
+        for file_format in ("PNG", "JPEG", "TIFF", "WEBP"):
+            data = encode(Image.new("RGB", (4, 2)), file_format, exif=exif)
+            assert reading_of(data) == (1, turned, False, 0)
+            assert decode_image(data).shape == ((4, 2, 3) if orientation == 6 else (2, 4, 3))
+
+
+def test_transparent_only_where_a_pixel_is():
+    assert reading_of(png(2, 8, 6, bytes([1, 2, 3, 255, 4, 5, 6, 255])))[2] is False
+    assert reading_of(png(2, 8, 6, bytes([1, 2, 3, 255, 4, 5, 6, 254])))[2] is True
+    # A grey value that is declared transparent, and one that no pixel has.
+    assert reading_of(png(2, 8, 0, bytes([5, 6]), (b"tRNS", b"\0\x06")))[2] is True
+    assert reading_of(png(2, 8, 0, bytes([5, 6]), (b"tRNS", b"\0\x07")))[2] is False
+    deep = struct.pack(">2H", 4095, 65_535)
+    assert reading_of(png(2, 16, 0, deep, (b"tRNS", b"\x0f\xfe")))[2:] == (False, 65_535)
+    # What is not seen does not count as the largest value.
+    assert reading_of(png(2, 16, 0, deep, (b"tRNS", b"\xff\xff")))[2:] == (True, 4095)
+
+
+def test_largest_value_of_sixteen_bits():
+    row = struct.pack(">3H", 7, 4095, 300)
+    assert reading_of(png(3, 16, 0, row)) == (1, False, False, 4095)
+    assert reading_of(tiff([7, 4095, 300], 16, zero_is_black=0))[3] == 4095
+    assert reading_of(png(1, 16, 2, struct.pack(">3H", 7, 4095, 300)))[3] == 0
+
+
+# The level of white.
+
+
+def test_white_level():
+    values = [0, 8, 9, 2048, 4095, 4096, 65_535]
+    # 4095 / 255 is 16.06 values per step; the first rounds up from 8.03 on.
+    expected = [0, 0, 1, 128, 255, 255, 255]
+    rule = DecodeRule(white_level=4095)
+    for data in (png(7, 16, 0, struct.pack(">7H", *values)), tiff(values, 16), tiff(values, 32)):
+        assert decode_image(data, rule)[0, :, 1].tolist() == expected
+    turned = decode_image(tiff(values, 16, zero_is_black=0), rule)[0, :, 1].tolist()
+    assert turned == [255, 255, 254, 127, 0, 0, 0]
+
+
+@pytest.mark.parametrize("level", [255, 256, 1000, 4095, 65_534, 65_535])
+def test_every_value_is_rounded_to_the_nearest_step(level):
+    values = np.arange(65_536, dtype=np.uint16)
+    data = encode(Image.fromarray(values.reshape(256, 256)), "PNG")
+    shown = decode_image(data, DecodeRule(white_level=level))[:, :, 0].ravel()
+    exact = np.minimum(values, level) * 255.0 / level
+    assert np.abs(shown - exact).max() <= 0.5
+    assert shown[0] == 0
+    assert (shown[level:] == 255).all()
+
+
+def test_white_level_is_for_sixteen_bits_only(photo):
+    rule = DecodeRule(white_level=4095)
+    for image in (photo, photo.convert("L"), photo.convert("RGBA")):
+        data = encode(image, "PNG")
+        np.testing.assert_array_equal(decode_image(data, rule), decode_image(data))
+    colour = png(1, 16, 6, struct.pack(">4H", 255, 256, 65_535, 65_535))
+    assert decode_image(colour, rule).tolist() == [[[0, 1, 255]]]
+
+
+def test_colour_profiles_are_not_applied(photo):
+    # A profile that swaps red and green would be seen at once.
+    swapped = ImageCms.createProfile("LAB")
+    profile = ImageCms.ImageCmsProfile(swapped).tobytes()
+    data = encode(photo, "PNG", icc_profile=profile)
+    np.testing.assert_array_equal(decode_image(data), np.asarray(photo))
+
+
+def test_the_rule_is_what_the_config_says():
+    assert decode_rule(ImagesSection(), DataSection(root="x")) == DecodeRule() == DEFAULT_RULE
+    images = ImagesSection(fit="pad", white_level=4095, dicom_window=(40.0, 400.0))
+    rule = decode_rule(images, DataSection(root="x", max_pixels=7))
+    assert rule == DecodeRule("pad", 4095, (40.0, 400.0), 7)
+
+
+def test_formats_are_listed():
+    listed = list_formats()
+    assert list(listed) == list(SUFFIX_FORMATS)
+    assert listed[".jpg"] == "JPEG"
+    assert listed[".gif"] == "GIF (the first frame)"
+    assert listed[".dicom"].startswith("DICOM (the first frame; needs the extra: pip install")
+
+
+# DICOM; the rest is in test_dicom.py.
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (bytes(128) + b"DICM", True),
+        (bytes(127) + b"DICM", False),
+        (b"\x08\0\x05\0", True),
+        (b"\x02\0\0\0UL", True),
+        (b"\x02\0\0\x01", False),
+        (b"\0\x08\0\x05", True),
+        (b"\x08\0\x05\x01", False),
+        (b"\0\0\0\x18ftypheic", False),
+        (b"some text", False),
+        (b"", False),
+    ],
+)
+def test_is_dicom(data, expected):
+    assert is_dicom(data) is expected
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cvpipe.data.dicom", raising=False)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_image(bytes(128) + b"DICM" + bytes(99))
+    assert caught.value.finding == "unreadable"
+    assert caught.value.reason == "reading DICOM needs the extra: pip install 'cvpipe[dicom]'"
 
 
 def test_pixels_hash_sees_pixels_and_shape_only(photo):
@@ -379,7 +650,7 @@ def test_read_image_names_the_file(tmp_path):
     for path, reason in [
         (missing, "No such file or directory."),
         (tmp_path, "Is a directory."),
-        (text, "its content is none of BMP, GIF, JPEG, PNG, TIFF, WEBP (it starts with b'hello')."),
+        (text, f"its content is none of {', '.join(FORMATS)}; it looks like text."),
     ]:
         expected = re.escape(f"cannot read the image {str(path)!r}: {reason}")
         with pytest.raises(InputError, match=f"^{expected}$") as caught:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvpipe.data.images import read_image, resize_image
+from cvpipe.data.images import DecodeRule, read_image, resize_image
 from cvpipe.data.loading import load_batches, ordered_map
 from cvpipe.errors import InputError
 
@@ -136,7 +136,7 @@ def paths(tmp_path_factory):
     ("batch_size", "sizes"), [(3, [3, 3, 1]), (7, [7]), (10, [7]), (1, [1] * 7)]
 )
 def test_batches(paths, threads, batch_size, sizes):
-    batches = list(load_batches(paths, (12, 16), "crop", batch_size, threads))
+    batches = list(load_batches(paths, (12, 16), DecodeRule(fit="crop"), batch_size, threads))
     assert [batch.shape for batch in batches] == [(size, 12, 16, 3) for size in sizes]
     expected = np.stack([resize_image(read_image(path), (12, 16), "crop") for path in paths])
     assert batches[0].dtype == np.uint8
@@ -144,14 +144,15 @@ def test_batches(paths, threads, batch_size, sizes):
 
 
 def test_no_paths_no_batches():
-    assert list(load_batches([], (12, 16), "stretch", 3, 2)) == []
+    assert list(load_batches([], (12, 16), DecodeRule(), 3, 2)) == []
 
 
 @pytest.mark.parametrize("threads", THREADS)
 def test_an_unreadable_image_is_named(paths, threads, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(paths[0].read_bytes()[:100])
-    batches = load_batches([*paths[:4], broken, *paths], (12, 16), "pad", 2, threads)
+    files = [*paths[:4], broken, *paths]
+    batches = load_batches(files, (12, 16), DecodeRule(fit="pad"), 2, threads)
     assert [len(next(batches)), len(next(batches))] == [2, 2]
     with pytest.raises(InputError, match=re.escape(f"cannot read the image {str(broken)!r}: ")):
         next(batches)

@@ -7,6 +7,7 @@ import pytest
 
 from cvpipe.data.manifest import (
     check_columns,
+    is_dicom_file,
     is_image_name,
     other_files,
     scan_folders,
@@ -91,7 +92,10 @@ def test_a_folder_named_like_an_image_is_no_stray_image(tmp_path):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        *[(f"a.{s}", True) for s in ("jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff")],
+        *[
+            (f"a.{s}", True)
+            for s in ("jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "dcm", "dicom")
+        ],
         ("A.JPG", True),
         ("a.b.png", True),
         ("a.png.txt", False),
@@ -128,6 +132,41 @@ def test_circles_of_links_end_and_deeper_links_are_told(tmp_path):
     assert other_files(root) == ["all/all", "all/cat/dogs", "all/dog/cats", "cat/dogs", "dog/cats"]
 
 
+def test_links_to_class_folders_of_a_split_are_followed(tmp_path):
+    outside = make(tmp_path / "outside", "1.png", "deep/2.png")
+    root = make(tmp_path / "root", "train/cat/1.png", "test/cat/2.png", "notes/read.txt")
+    (root / "train" / "dog").symlink_to(outside)
+    (root / "test" / "dog").symlink_to(outside / "deep")
+    (root / "test" / "cat" / "more").symlink_to(outside)
+    (root / "train" / "all").symlink_to(root)
+    assert rows_of(scan_folders(root)[["image_id", "label"]]) == [
+        ("test/cat/2.png", "cat"),
+        ("test/dog/2.png", "dog"),
+        ("train/all/test/cat/2.png", "all"),
+        ("train/all/train/cat/1.png", "all"),
+        ("train/cat/1.png", "cat"),
+        ("train/dog/1.png", "dog"),
+        ("train/dog/deep/2.png", "dog"),
+    ]
+    assert "test/cat/more" in other_files(root)
+
+
+def test_a_class_that_bears_the_name_of_a_split(tmp_path):
+    root = make(tmp_path, "test/1.png", "other/2.png")
+    (root / "test" / "back").symlink_to(root)
+    ids = scan_folders(root)["image_id"].tolist()  # the circle ends
+    assert ids == ["other/2.png", "test/1.png", "test/back/other/2.png", "test/back/test/1.png"]
+
+
+def test_dicom_by_content(tmp_path):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM...")
+    (tmp_path / "text").write_bytes(bytes(128) + b"TEXT")
+    (tmp_path / "short").write_bytes(b"DICM")
+    os.mkfifo(tmp_path / "pipe")  # nobody writes into it
+    names = ("IM0001", "text", "short", "gone", ".", "pipe")
+    assert [name for name in names if is_dicom_file(tmp_path / name)] == ["IM0001"]
+
+
 def test_no_folder(tmp_path):
     with pytest.raises(InputError, match=r"there is no folder '.*nowhere'; give the folder of the"):
         scan_images(tmp_path / "nowhere", "folders")
@@ -141,9 +180,20 @@ def test_no_image(tmp_path, names):
     make(tmp_path, *names)
     expected = (
         f"no image was found in the class folders of {str(tmp_path)!r}; expected "
-        "<folder>/<class>/<image> with one of the suffixes ['.bmp', '.gif', '.jpeg'"
+        "<folder>/<class>/<image> with one of the suffixes ['.bmp', '.dcm', '.dicom', '.gif'"
     )
     with pytest.raises(InputError, match=re.escape(expected)):
+        scan_images(tmp_path, "folders")
+
+
+def test_no_image_but_dicom_without_a_suffix(tmp_path):
+    make(tmp_path, "cat/IM0001")
+    with pytest.raises(InputError, match=r"'\.webp'\]\.$"):
+        scan_images(tmp_path, "folders")
+    (tmp_path / "cat" / "IM0002").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(
+        InputError, match=r"\]\. 'cat/IM0002' is DICOM: let its name end in \.dcm\.$"
+    ):
         scan_images(tmp_path, "folders")
 
 
@@ -306,6 +356,10 @@ def test_paths_stay_inside_the_root(tmp_path, text):
             "of your own are not supported yet); rename the column.",
         ),
         (
+            "path,label,fold_r12\na.png,x,1\n",
+            "has a column 'fold_r12', where cvpipe itself fills in the part of cross-validation",
+        ),
+        (
             "path,label,careless\na.png,x,1\n",
             "has a column 'careless', where cvpipe itself fills in the split of the careless "
             "protocol; rename the column.",
@@ -328,6 +382,11 @@ def test_tables_that_are_refused(tmp_path, content, message):
     assert message in str(caught.value)
     assert repr(str(path)) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_columns_that_only_resemble_ours_are_kept(tmp_path):
+    path = write_table(tmp_path, "path,label,fold_r,fold_r1x,my_fold_r1\na.png,x,1,2,3\n")
+    assert list(scan_table(tmp_path, path))[2:] == ["fold_r", "fold_r1x", "my_fold_r1"]
 
 
 def test_no_table(tmp_path):

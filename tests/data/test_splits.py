@@ -1,3 +1,5 @@
+import hashlib
+import time
 from collections import Counter
 
 import numpy as np
@@ -22,7 +24,7 @@ def names(count: int) -> list[str]:
 
 def split_of(targets, groups=None, fractions=FRACTIONS, seed=0):
     groups = names(len(targets)) if groups is None else groups
-    return assign_splits(np.asarray(targets), groups, fractions, np.random.default_rng(seed))
+    return assign_splits(np.asarray(targets), list(groups), fractions, f"{seed} split")
 
 
 @st.composite
@@ -34,19 +36,107 @@ def grouped_rows(draw):
     return [target for target, _ in rows], [f"g{group}" for _, group in rows]
 
 
+@st.composite
+def pure_rows(draw, largest=12):
+    """Targets and groups; a group holds one class."""
+    sizes = st.lists(st.integers(1, largest), min_size=1, max_size=12)
+    classes = draw(st.lists(sizes, min_size=1, max_size=3))
+    rows = [
+        (target, f"{target}-{group}")
+        for target, sizes in enumerate(classes)
+        for group, size in enumerate(sizes)
+        for _ in range(size)
+    ]
+    return [target for target, _ in rows], [group for _, group in rows]
+
+
 fractions_of_three = st.tuples(st.floats(0.05, 0.4), st.floats(0.05, 0.4)).map(
     lambda pair: {"train": 1 - sum(pair), "val": pair[0], "test": pair[1]}
 )
+folds = st.integers(2, 10).map(lambda count: {str(fold): 1 / count for fold in range(count)})
+
+
+def misses(targets, groups, split, fractions):
+    """How far each class is from its share in each split, and its largest group."""
+    targets, groups = np.asarray(targets), np.asarray(groups)
+    for target in set(targets.tolist()):
+        of_class = targets == target
+        largest = max(Counter(groups[of_class].tolist()).values())
+        for name, fraction in fractions.items():
+            count = int((split[of_class] == name).sum())
+            yield abs(count - fraction * of_class.sum()), largest
 
 
 @unhurried
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), fractions_of_three, seeds)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.just(FRACTIONS) | folds, seeds)
 def test_single_images_come_within_one_of_their_goal(targets, fractions, seed):
     split = split_of(targets, fractions=fractions, seed=seed)
-    for target, total in Counter(targets).items():
-        for name, fraction in fractions.items():
-            count = int(((np.array(targets) == target) & (split == name)).sum())
-            assert abs(count - fraction * total) < 1 + 1e-9
+    for miss, _ in misses(targets, names(len(targets)), split, fractions):
+        assert miss <= 1 + 1e-6
+
+
+@unhurried
+@given(pure_rows(), st.just(FRACTIONS) | folds, seeds)
+def test_a_split_misses_its_share_of_a_class_by_its_largest_group_at_most(rows, fractions, seed):
+    split = split_of(*rows, fractions=fractions, seed=seed)
+    for miss, largest in misses(*rows, split, fractions):
+        assert miss <= largest + 1e-6
+
+
+@unhurried
+@given(pure_rows(largest=40), fractions_of_three | folds, seeds)
+def test_a_class_of_enough_groups_is_everywhere(rows, fractions, seed):
+    targets, groups = map(np.array, rows)
+    split = split_of(*rows, fractions=fractions, seed=seed)
+    for target in set(targets.tolist()):
+        if len(set(groups[targets == target])) >= len(fractions):
+            assert set(split[targets == target]) == set(fractions)
+
+
+def test_groups_of_several_classes_are_balanced_nearly_always():
+    """A third of the images have another label than their group: both promises are best effort."""
+    broken, all_misses = 0, []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        targets, groups = random_rows(rng, int(rng.integers(60, 301)), 4, mixed_fraction=0.3)
+        split = split_of(targets, groups, seed=seed)
+        missed = list(misses(targets, groups, split, FRACTIONS))
+        assert all(miss <= 2 * largest for miss, largest in missed)
+        broken += any(miss > largest + 1e-6 for miss, largest in missed)
+        all_misses += [miss for miss, _ in missed]
+    assert broken <= 2
+    # 0.9 images; 1.5 if a line would not make up for what came with the groups of others.
+    assert np.mean(all_misses) < 1.2
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("sizes", [(10, 1, 1, 1, 1), (1, 1, 10), (40, 5, 1, 1), (1, 1, 1)])
+def test_very_unequal_groups_fill_every_split(sizes, seed):
+    groups = [f"g{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    split = split_of([0] * len(groups), groups, seed=seed)
+    assert set(split) == set(FRACTIONS)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_class_that_comes_only_with_others_is_everywhere(seed):
+    # 40 patients with five images of class 0; three of them have one of class 1, too.
+    groups = [f"patient {p}" for p in range(40) for _ in range(5)] + [f"patient {p}" for p in "012"]
+    targets = np.array([0] * 200 + [1] * 3)
+    split = split_of(targets, groups, seed=seed)
+    assert Counter(split[targets == 1].tolist()) == {"train": 1, "val": 1, "test": 1}
+    assert all(miss <= largest for miss, largest in misses(targets, groups, split, FRACTIONS))
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("num_classes", [172, 1000])
+def test_a_move_that_mends_very_many_classes(num_classes, seed):
+    """Four groups, each of all classes: every one that moves brings hundreds of missing classes."""
+    sizes = [8, 1, 1, 1]
+    targets = np.concatenate([np.repeat(np.arange(num_classes), size) for size in sizes])
+    groups = np.repeat(list("abcd"), np.array(sizes) * num_classes)
+    split = split_of(targets, groups, seed=seed)
+    assert set(split) == set(FRACTIONS)
+    assert set(split[groups == "a"]) == {"train"}  # 8 of 11: elsewhere it is further off
 
 
 @unhurried
@@ -89,7 +179,7 @@ def test_the_numbers_of_the_classes_do_not_matter(targets, renumbered, seed):
     assert split_of(other, seed=seed).tolist() == split_of(targets, seed=seed).tolist()
 
 
-def test_other_seeds_give_other_splits():
+def test_other_keys_give_other_splits():
     splits = {tuple(split_of([0] * 20 + [1] * 20, seed=seed)) for seed in range(20)}
     assert len(splits) == 20
 
@@ -101,27 +191,117 @@ def test_every_image_can_come_into_every_split():
         np.testing.assert_allclose((splits == name).mean(axis=0), fraction, atol=0.12)
 
 
-def test_large_groups_are_balanced_by_small_ones():
-    # A group of 6 out of 30 images fills val or test exactly; singles must then make up for it.
-    targets = [0] * 15 + [1] * 15
-    groups = ["patient"] * 6 + names(24)
-    for seed in range(20):
-        split = split_of(targets, groups, seed=seed)
-        assert Counter(split[15:].tolist()) == {"train": 9, "val": 3, "test": 3}
-        assert Counter(split[:15].tolist())["train"] == 9
+def slow_split(groups, key):
+    """The rule for one class, in plain words: hash, line up, cut at .6 and .8."""
+    line = sorted(
+        set(groups), key=lambda name: hashlib.sha256((key + "\0" + name).encode()).hexdigest()
+    )
+    sizes, place, before = Counter(groups), {}, 0
+    for name in line:
+        middle = (before + sizes[name] / 2) / len(groups)
+        place[name] = "train" if middle < 0.6 else "val" if middle < 0.8 else "test"
+        before += sizes[name]
+    return [place[name] for name in groups]
 
 
-def test_a_rare_class_counts_as_much_as_a_frequent_one():
-    # 5 patients each with one rare and 20 frequent images, besides 300 single frequent ones.
-    groups = [f"patient {p}" for p in range(5) for _ in range(21)] + names(300)
-    targets = ([1] + [0] * 20) * 5 + [0] * 300
-    split = split_of(targets, groups)
-    assert Counter(split[np.array(targets) == 1].tolist()) == {"train": 3, "val": 1, "test": 1}
+@pytest.mark.parametrize("seed", range(20))
+def test_a_split_for_good(seed):
+    """Another rule would part images that old runs kept together, so it is fixed here."""
+    # Sizes whose middles lie on no cut: of 95 images they are at 57 and 76.
+    groups = [f"ä{number}" for number in range(19) for _ in range(2 + 6 * (number % 2))]
+    groups = groups[: 95 - 95 % 2 + 1]
+    expected = slow_split(groups, f"{seed} split")
+    assert split_of([3] * len(groups), groups, seed=seed).tolist() == expected
 
 
 def test_other_names_of_splits():
     split = split_of([0] * 4, fractions={"a": 0.25, "b": 0.75})
     assert Counter(split.tolist()) == {"a": 1, "b": 3}
+
+
+def test_a_hundred_thousand_images():
+    targets = np.random.default_rng(0).integers(0, 100, 100_000)
+    started = time.process_time()
+    split_of(targets, [f"folder/{number:06}.jpg" for number in range(100_000)])
+    assert time.process_time() - started < 10  # half a second on an idle core
+
+
+# Further images.
+
+
+def random_rows(rng, num_images, num_classes, mixed_fraction=0.0, prefix="g"):
+    """Targets and groups of up to five images each, of classes of unequal size."""
+    shares = rng.dirichlet([2] * num_classes)
+    targets, groups = [], []
+    for number in range(num_images):
+        size = min(int(rng.integers(1, 6)), num_images - len(targets))
+        label = int(rng.choice(num_classes, p=shares))
+        for _ in range(size):
+            other = rng.random() < mixed_fraction
+            targets.append(int(rng.integers(num_classes)) if other else label)
+            groups.append(f"{prefix}{number}")
+    return targets, groups
+
+
+def moved_fraction(seed, smallest, in_new_groups):
+    """Add 10 % of images; which part of the images whose group did not change moved?"""
+    rng = np.random.default_rng(seed)
+    num_images, num_classes = int(rng.integers(smallest, 401)), int(rng.integers(2, 5))
+    targets, groups = random_rows(rng, num_images, num_classes)
+    if in_new_groups:
+        more, their_groups = random_rows(rng, num_images // 10, num_classes, prefix="new")
+    else:
+        chosen = rng.integers(0, num_images, num_images // 10)
+        more, their_groups = [targets[n] for n in chosen], [groups[n] for n in chosen]
+    before = split_of(targets, groups, seed=seed)
+    after = split_of(targets + more, groups + their_groups, seed=seed)[:num_images]
+    kept = ~np.isin(groups, their_groups)
+    return (before != after)[kept].mean()
+
+
+@settings(deadline=None, derandomize=True)
+@given(seeds, st.booleans())
+def test_further_images_leave_most_where_they_were(seed, in_new_groups):
+    assert moved_fraction(seed, 150, in_new_groups) <= 0.15
+
+
+@pytest.mark.parametrize("in_new_groups", [True, False])
+def test_further_images_leave_most_of_few_where_they_were(in_new_groups):
+    """Of 60 images in four classes a single group of five is 8 %, so a few sets move more."""
+    moved = np.array([moved_fraction(seed, 60, in_new_groups) for seed in range(300)])
+    assert moved.mean() <= 0.06
+    assert (moved > 0.15).mean() <= 0.02
+
+
+def test_further_images_move_more_where_groups_are_mixed():
+    """The figures of the docstring: a third of 200 images in 4 classes have another label."""
+    moved = []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        targets, groups = random_rows(rng, 200, 4, mixed_fraction=1 / 3)
+        more, their_groups = random_rows(rng, 20, 4, mixed_fraction=1 / 3, prefix="new")
+        before = split_of(targets, groups, seed=seed)
+        after = split_of(targets + more, groups + their_groups, seed=seed)[:200]
+        moved.append((before != after).mean())
+    assert 0.06 < np.mean(moved) < 0.085  # measured: 0.072
+    assert np.quantile(moved, 0.95) <= 0.15  # measured: 0.143
+
+
+@unhurried
+@given(pure_rows(largest=5), pure_rows(largest=5), seeds)
+def test_further_images_never_move_more_than_the_cuts(rows, further, seed):
+    """Whatever is added: a cut moves over its share of the new images, and a group at its ends."""
+    (targets, groups), (more, their_groups) = rows, further
+    if any(len({g for t, g in zip(*rows, strict=True) if t == c}) < 6 for c in set(targets)):
+        return  # so few groups may need a group moved to fill every split
+    before = split_of(targets, groups, seed=seed)
+    all_groups = groups + [f"new {group}" for group in their_groups]
+    after = split_of(targets + more, all_groups, seed=seed)[: len(targets)]
+    for target in set(targets):
+        mine = np.array(targets) == target
+        added = more.count(target)
+        moved = int((before != after)[mine].sum())
+        assert moved <= (0.6 + 0.8) * added + 2 * 2 * 5
 
 
 # Merged groups.

@@ -29,6 +29,7 @@ from cvpipe.report.content import (
     ReportContent,
     Risk,
     check_content,
+    headline_metrics,
 )
 from cvpipe.report.page import (
     confusion_size,
@@ -523,7 +524,7 @@ def test_an_exported_file_that_is_not_the_chosen_contender_says_so(page):
 
 @pytest.mark.parametrize(("number", "shown"), [(20, 20), (27, 20)])
 def test_long_findings_are_cut_and_counted(number, shown):
-    rows = [(f"i{n:02d}.jpg", "odd", "note", "r") for n in range(number - 2)]
+    rows = [(f"i{n:02d}.jpg", "odd", "info", "r") for n in range(number - 2)]
     rows.append(("twin.jpg", "near_duplicate", "warning", "r"))
     rows.append(("last.jpg", "unreadable", "error", "r"))
     content = with_data(build_content(), findings=pd.DataFrame(rows, columns=FINDING_COLUMNS))
@@ -538,9 +539,26 @@ def test_long_findings_are_cut_and_counted(number, shown):
 
 
 def test_findings_are_counted_by_kind():
-    rows = [("n", "b", "note"), ("n", "a", "error"), ("n", "c", "error"), ("n", "c", "error")]
+    rows = [("n", "b", "info"), ("n", "a", "error"), ("n", "c", "error"), ("n", "c", "error")]
     table = pd.DataFrame(rows, columns=["image_id", "finding", "severity"])
-    assert count_findings(table) == [("error", "c", 2), ("error", "a", 1), ("note", "b", 1)]
+    assert count_findings(table) == [("error", "c", 2), ("error", "a", 1), ("info", "b", 1)]
+
+
+def test_further_repeats_of_the_folds_are_no_headline():
+    content = build_content()
+    again = content.metrics.assign(repeat=1, value=0.5)
+    repeated = build_content(metrics=pd.concat([content.metrics, again], ignore_index=True))
+    for split in ("test", "val"):
+        expected = headline_metrics(content, split)
+        pd.testing.assert_frame_equal(headline_metrics(repeated, split), expected)
+    assert check_content(repeated) is repeated
+
+
+def test_how_the_images_were_divided_is_told():
+    told = "They were divided at random by <class>, with groups kept together."
+    page = Page(render_report(build_content(split_story=told)))
+    assert f"from pets. {told}" in page.text
+    assert "They were divided" not in Page(render_report(build_content())).text
 
 
 def test_the_date_is_shown_in_utc():

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import re
 
 import numpy as np
 import pytest
@@ -8,18 +9,20 @@ from PIL import Image
 from cvpipe import cache as cache_module
 from cvpipe.classifiers import fit_at
 from cvpipe.config import validate_config
-from cvpipe.data.images import read_image, resize_image
+from cvpipe.data.images import DEFAULT_RULE, DecodeRule, read_image, resize_image
+from cvpipe.errors import InputError
 from cvpipe.features.file_facts import describe_files
 from cvpipe.features.hog import HistogramOfOrientedGradients
 from cvpipe.features.table import FEATURES, Feature, FileFeature
-from cvpipe.files import write_json
+from cvpipe.files import read_json, write_json
 from cvpipe.models.backbones import BACKBONES
 from cvpipe.runs import Run
 from cvpipe.stages import features as stage
 from cvpipe.stages.contenders import store_estimator
 from cvpipe.stages.features import build_descriptor, describe_images, from_images
 from cvpipe.stages.job import Nobody
-from cvpipe.stages.predict import load, load_contender
+from cvpipe.stages.predict import bundle_rule, load, load_contender
+from tests.data.odd_files import dicom_of
 
 SIZES = [(70, 40), (40, 90), (128, 128), (31, 33), (200, 150)]
 
@@ -80,8 +83,8 @@ def contender_of(**values):
     return validate_config(raw).contender[0]
 
 
-def describe(contender, images, fit="stretch", threads=2, watcher=None):
-    return describe_images(contender, *images, fit, threads, watcher or Nobody())
+def describe(contender, images, rule=DEFAULT_RULE, threads=2, watcher=None):
+    return describe_images(contender, *images, rule, threads, watcher or Nobody())
 
 
 def classic(*features, classifier="linear_svm"):
@@ -94,7 +97,7 @@ def test_rows_are_those_of_a_direct_computation(images, fit):
     prepared = np.stack([resize_image(read_image(root / n), (128, 128), fit) for n in image_ids])
     expected = HistogramOfOrientedGradients(cell_pixels=16).fit_transform(prepared)
     for _ in ("cold", "warm"):
-        rows = describe(classic("hog"), images, fit)
+        rows = describe(classic("hog"), images, DecodeRule(fit))
         assert rows.dtype == np.float32
         np.testing.assert_array_equal(rows, expected)
 
@@ -165,15 +168,19 @@ def test_second_call_computes_nothing(images, counting, monkeypatch):
 def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypatch):
     def is_computed_anew():
         before = counting.num_images
-        describe(classic("counting"), images, fit)
+        describe(classic("counting"), images, rule)
         return counting.num_images > before
 
-    fit = "stretch"
+    rule = DecodeRule()
     assert is_computed_anew()
     assert not is_computed_anew()
-    fit = "pad"
-    assert is_computed_anew()
-    monkeypatch.setattr(stage, "DECODE_RULE", "rgb-2")
+    for change in ({"fit": "pad"}, {"white_level": 4095}, {"dicom_window": (40.0, 400.0)}):
+        rule = dataclasses.replace(rule, **change)
+        assert is_computed_anew()
+    # What only decides whether an image is decoded at all is not asked.
+    rule = dataclasses.replace(rule, max_pixels=10**9)
+    assert not is_computed_anew()
+    monkeypatch.setattr(stage, "DECODE_RULE", "rgb-3")
     assert is_computed_anew()
     feature = FEATURES["counting"]
     other_identity = dataclasses.replace(feature, identity="counting-2")
@@ -181,8 +188,8 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
     for other in (other_identity, other_size):
         monkeypatch.setitem(FEATURES, "counting", other)
         assert is_computed_anew()
-    versions = {"pillow": "1", "opencv": "4.1"}
-    monkeypatch.setattr(stage.metadata, "version", lambda package: versions[package])
+    versions = {"pillow": "1", "opencv": "4.1", "pydicom": "3", "pylibjpeg-openjpeg": "2"}
+    monkeypatch.setattr(stage, "reader_versions", versions.copy)
     monkeypatch.setattr(stage, "installed_builds", lambda: {"headless": versions["opencv"]})
     assert is_computed_anew()
     for package in versions:
@@ -191,7 +198,7 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
         assert not is_computed_anew()
     changed = (images[0], images[1], ["0" * 64, *images[2][1:]])
     before = counting.num_images
-    describe(classic("counting"), changed, fit)
+    describe(classic("counting"), changed, rule)
     assert counting.num_images == before + 1
 
 
@@ -210,7 +217,7 @@ def test_watcher_is_shown_each_feature(images, counting):
 
 def test_hog_is_described_without_an_image(monkeypatch):
     monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read"))
-    descriptor = build_descriptor("hog", "pad", 2)
+    descriptor = build_descriptor("hog", DecodeRule("pad"), 2)
     assert descriptor.title == "hog"
     assert descriptor.row_size == 7 * 7 * 4 * 9
     assert descriptor.space["feature"] == FEATURES["hog"].identity
@@ -220,7 +227,7 @@ def test_hog_is_described_without_an_image(monkeypatch):
 
 def test_backbone_is_described_without_loading_it(monkeypatch):
     monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
-    descriptor = build_descriptor("efficientnet_lite0", "crop", 3)
+    descriptor = build_descriptor("efficientnet_lite0", DecodeRule("crop"), 3)
     backbone = BACKBONES["efficientnet_lite0"]
     assert descriptor.row_size == backbone.num_features
     assert descriptor.space["image_size"] == backbone.image_size
@@ -236,7 +243,7 @@ def test_backbone_is_described_without_loading_it(monkeypatch):
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_feature_is_computed_through_its_descriptor(name, images):
     root, image_ids, _ = images
-    descriptor = build_descriptor(name, "stretch", 2)
+    descriptor = build_descriptor(name, DEFAULT_RULE, 2)
     rows = descriptor.prepare()([root / image_id for image_id in image_ids])
     assert rows.shape == (len(image_ids), descriptor.row_size)
     assert rows.dtype == np.float32
@@ -266,7 +273,7 @@ def test_facts_of_files_are_read_through_the_cache(images, monkeypatch):
         np.testing.assert_array_equal(rows, expected)
         assert num_read == len(SIZES)  # equal files are read once, and none a second time
     # Nothing of how pixels are prepared decides the facts, so nothing is read again.
-    describe(classic("file_facts"), images, fit="crop", threads=1)
+    describe(classic("file_facts"), images, DecodeRule("crop"), threads=1)
     assert num_read == len(SIZES)
     other = (root, image_ids, ["0" * 64, *sha256s[1:]])
     np.testing.assert_array_equal(describe(classic("file_facts"), other), expected)
@@ -338,7 +345,7 @@ def test_paths_are_loaded_in_order_and_in_batches(images, monkeypatch):
         return batch[:, 0, 0, :1].astype(np.float32)
 
     paths = [root / image_id for image_id in image_ids]
-    rows = from_images(first_values, (6, 4), "stretch", 2)(paths)
+    rows = from_images(first_values, (6, 4), DEFAULT_RULE, 2)(paths)
     assert seen == [4, 2]
     assert rows[:, 0].tolist() == [float(read_and_resize(path)[0, 0, 0]) for path in paths]
 
@@ -346,14 +353,18 @@ def test_paths_are_loaded_in_order_and_in_batches(images, monkeypatch):
 # A stored contender reads new files as those of train were read.
 
 
-def store_contender(path, images, *features, fit="stretch"):
+def store_contender(path, images, *features, rule=DEFAULT_RULE):
     """Store a run with one fitted contender; return its features and estimator, too."""
     values = {"name": "c", "features": list(features), "classifier": "nearest_neighbours"}
     config = validate_config(
         {
             "name": "a",
             "data": {"root": "x"},
-            "images": {"fit": fit},
+            "images": {
+                "fit": rule.fit,
+                "white_level": rule.white_level,
+                "dicom_window": rule.dicom_window,
+            },
             "contender": [values],
             "threads": 2,
         }
@@ -361,7 +372,7 @@ def store_contender(path, images, *features, fit="stretch"):
     run = Run(path)
     write_json(run.config_path, config.model_dump(mode="json"))
     write_json(run.classes_path, ["0", "NA"])
-    rows = describe(config.contender[0], images, fit)
+    rows = describe(config.contender[0], images, rule)
     targets = np.arange(len(rows)) % 2
     estimator = fit_at(
         "nearest_neighbours", {"k": 3.0}, rows, targets, images[1], "fine", 0, threads=1
@@ -378,7 +389,9 @@ def store_contender(path, images, *features, fit="stretch"):
 )
 def test_new_files_are_described_as_in_training(features, tmp_path, images, counting, tiny_network):
     root, image_ids, _ = images
-    run, rows, estimator = store_contender(tmp_path / "run", images, *features, fit="crop")
+    run, rows, estimator = store_contender(
+        tmp_path / "run", images, *features, rule=DecodeRule("crop", 4095)
+    )
     classifier = load_contender(run, "c")
     paths = [root / image_id for image_id in image_ids]
     blocks = [branch(paths) for branch in classifier.branches]
@@ -389,6 +402,47 @@ def test_new_files_are_described_as_in_training(features, tmp_path, images, coun
     shown = predictions[["p_0", "p_NA"]].to_numpy()
     np.testing.assert_array_equal(shown, estimator.predict_proba(rows))
     assert len(np.unique(shown, axis=0)) > 1
+
+
+def test_new_files_become_pixels_as_in_training(tmp_path, counting):
+    root = tmp_path / "deep"
+    root.mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((5, 7), 500 * number + 300, np.uint16)).save(root / f"{number}.png")
+    (root / "4.dcm").write_bytes(dicom_of(np.full((5, 7), 900, np.uint16)))
+    names = sorted(path.name for path in root.iterdir())
+    images = (root, names, [str(number) * 64 for number in range(5)])
+    rule = DecodeRule("stretch", 4095, (1000.0, 2001.0))
+    run, rows, _ = store_contender(tmp_path / "run", images, "counting", rule=rule)
+    # 300 * 255 / 4095 = 18.7, and so on; (900 - 999.5) / 2000 + 0.5 is 0.45 of white.
+    assert rows[:, 0].tolist() == [19, 50, 81, 112, 115]
+    [branch] = load_contender(run, "c").branches
+    np.testing.assert_array_equal(branch([root / name for name in names]), rows)
+    # More pixels than are allowed.
+    config = run.config()
+    few = config.model_copy(update={"data": config.data.model_copy(update={"max_pixels": 34})})
+    write_json(run.config_path, few.model_dump(mode="json"))
+    with pytest.raises(InputError, match=r"7 x 5 = 35 pixels, more than data\.max_pixels = 34"):
+        load_contender(run, "c").branches[0]([root / names[0]])
+
+
+def test_a_bundle_says_how_files_become_pixels(tmp_path):
+    rule = DecodeRule("crop", 4095, (40.0, 400.5), 10**9)
+    stated = {"dtype": "uint8", "decode_rule": "rgb-2", **dataclasses.asdict(rule)}
+    write_json(tmp_path / "bundle.json", {"input": stated})
+    assert bundle_rule(read_json(tmp_path / "bundle.json")) == rule
+    # A bundle that was written when there was nothing to choose but `fit`.
+    assert bundle_rule({"input": {"fit": "pad"}}) == DecodeRule("pad")
+
+
+def test_a_bundle_of_another_rule_is_refused():
+    message = (
+        "the bundle was made for images decoded by the rule 'rgb-99', but this version of cvpipe "
+        "has the rule 'rgb-2'; export it again with this version, or use the version that "
+        "exported it."
+    )
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        bundle_rule({"input": {"decode_rule": "rgb-99", "fit": "pad"}})
 
 
 def test_network_is_run_once(images, monkeypatch):

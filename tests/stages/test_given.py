@@ -60,6 +60,8 @@ def test_folders_of_a_split_are_used_as_they_are(tmp_path):
     names = {"Training": "train", "valid": "val", "TEST": "test"}
     folders = manifest["image_id"].str.split("/", expand=True)
     assert manifest["split"].tolist() == folders[0].map(names).tolist()
+    assert "The split is the one that the images came with." in find_warnings(run)
+    assert "They were divided as they came." in run.report_path.read_text(encoding="utf-8")
     assert manifest["label"].tolist() == folders[1].tolist()
     assert run.predictions("test", "pixels_knn")["image_id"].tolist() == (
         manifest.loc[manifest["split"] == "test", "image_id"].tolist()
@@ -89,7 +91,12 @@ def test_a_missing_val_is_taken_from_train_by_group(tmp_path):
         rows.append((path, label, split, f"{split} {label} {int(name[:-4]) // 2}"))
     columns = ["path", "label", "split", "group"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "t.csv", index=False)
-    manifest = run_given(tmp_path, labels="t.csv").manifest()
+    run = run_given(tmp_path, labels="t.csv")
+    manifest = run.manifest()
+    told = "The split is the one that the images came with; it had no val, which was taken from "
+    assert told + "its train." in find_warnings(run)
+    page = run.report_path.read_text(encoding="utf-8")
+    assert "They were divided as they came, val taken from train at random by class, with" in page
     assert (manifest.groupby("group")["split"].nunique() == 1).all()
     counts = manifest.groupby(["split", "label"]).size()
     assert counts.to_dict() == {
@@ -114,14 +121,17 @@ def leaking(tmp_path):
 def test_a_split_that_leaks_is_refused_with_the_names_of_the_files(leaking):
     with pytest.raises(GateError) as caught:
         run_given(leaking)
-    assert "error: split_leak: test/0/copy.jpg: in test, but it belongs together with " in str(
-        caught.value
-    )
-    assert "'train/0/3.png' in train" in str(caught.value)
-    assert "--allow-leak" in str(caught.value)
+    told = " ".join(str(caught.value).split())  # lines are wrapped
+    assert "error: split_leak (1): a given split parts a group, a value of split.by, " in told
+    assert "test/0/copy.jpg: in test, but it belongs together with 'train/0/3.png' in train" in told
+    assert "or give --allow-leak" in told
     answer = run_cvpipe("audit", leaking / "images", cwd=leaking)
     assert answer.returncode == 1
-    assert "split_leak: test/0/copy.jpg" in answer.stdout
+    assert "error: split_leak (1): " in answer.stdout
+    assert "    test/0/copy.jpg: in test, but it belongs" in answer.stdout
+    answer = run_cvpipe("audit", leaking / "images", "--allow-leak", cwd=leaking)
+    assert answer.returncode == 0
+    assert "warning: split_leak (1): " in answer.stdout
 
 
 def test_a_leak_that_is_allowed_is_the_biggest_risk(leaking):
@@ -135,7 +145,7 @@ def test_a_leak_that_is_allowed_is_the_biggest_risk(leaking):
 def test_a_leak_between_train_and_val_is_a_leak(tmp_path):
     root = write_images(tmp_path / "images", {"train": 12, "val": 5, "test": 6})
     shutil.copy(root / "train" / "0" / "3.png", root / "val" / "0" / "copy.png")
-    with pytest.raises(GateError, match="split_leak: val/0/copy"):
+    with pytest.raises(GateError, match=r"error: split_leak \(1\): [^:]*\n    val/0/copy\.png: in"):
         run_given(tmp_path)
     run = run_given(tmp_path, settings=["split.allow_leak=true"])
     assert find_risks(run)[0].text.startswith("2 images, 0 of them test images, belong")
@@ -212,7 +222,7 @@ def test_groups_that_differ_in_blanks_alone_are_one(tmp_path):
         rows.append((path, label, split, f"{label} {name}{blank}"))
     columns = ["path", "label", "split", "group"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "t.csv", index=False)
-    with pytest.raises(GateError, match="split_leak: test/0/0"):
+    with pytest.raises(GateError, match=r"error: split_leak \(32\): [^:]*\n    test/0/0\.png: in"):
         run_given(tmp_path, labels="t.csv")
 
 
@@ -251,8 +261,13 @@ def test_a_word_that_is_no_split(tmp_path):
 def test_a_class_that_test_lacks(tmp_path):
     root = write_images(tmp_path / "images", {"train": 12, "val": 5, "test": 6})
     shutil.rmtree(root / "test" / "NA")
-    with pytest.raises(InputError, match="has no image of class 'NA' in test; put some there"):
+    with pytest.raises(GateError) as caught:
         run_given(tmp_path)
+    assert "class 'NA' has no image in test (12 in train, 5 in val, 0 in test)" in str(caught.value)
+    assert "What to do: put images of the class there, or use" in str(caught.value)
+    answer = run_cvpipe("run", "p.toml", cwd=tmp_path)
+    assert answer.returncode == 1
+    assert "stopped: the audit of 'images' found 1 error(s)" in answer.stderr
 
 
 def test_a_finished_run_knows_its_config(tmp_path):

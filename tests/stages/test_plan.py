@@ -122,6 +122,18 @@ def test_a_set_root_counts_for_a_folder_and_a_table(target):
     assert make_plan(Path(target), ["data.root=other"]).root == Path("other")
 
 
+@pytest.mark.parametrize("root", ["größe eins", "other"])
+def test_a_given_split_is_looked_for_in_the_table_that_the_settings_name(root):
+    Path(root, "t.csv").write_text("path,label,split\n")
+    named = ["data.labels=t.csv", f"data.root={root}"]
+    assert make_plan(Path("größe eins")).config.split.protocol == "holdout"
+    assert make_plan(Path("größe eins"), named).config.split.protocol == "given"
+    moved = make_plan(Path("größe eins"), named[:1], data=Path(root))
+    assert moved.config.split.protocol == "given"
+    again = make_plan(Path("größe eins"), [*named, "split.protocol=holdout"])
+    assert again.config.split.protocol == "holdout"
+
+
 @pytest.mark.parametrize("target", ["nowhere", "photo.jpg"])
 def test_missing_target(target):
     assert message_of(target) == (
@@ -276,6 +288,8 @@ def test_estimate_counts_the_folds_and_the_careless_split():
     one_search = 31 * one_fit
     assert seconds(protocol="kfold") - holdout == pytest.approx(5 * one_search)
     assert seconds(protocol="kfold", num_folds=2) - holdout == pytest.approx(2 * one_search)
+    repeated = seconds(protocol="kfold", num_folds=2, num_repeats=3)
+    assert repeated - holdout == pytest.approx(6 * one_search)
     assert seconds(num_folds=2) == holdout
     assert holdout - seconds(careless=False) == pytest.approx(6 * one_fit)
 

@@ -1,6 +1,7 @@
 """Folds, the careless split, subgroups and risks: whole runs without a network, in this process."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,18 @@ import cvpipe
 from cvpipe import frames
 from cvpipe.classifiers import fit_classifier
 from cvpipe.config import validate_config
+from cvpipe.data.images import DecodeRule
 from cvpipe.errors import InputError
 from cvpipe.evaluation.intervals import difference_interval
 from cvpipe.evaluation.scoring import score_predictions
+from cvpipe.files import write_table
 from cvpipe.runs import read_ledger
 from cvpipe.stages import contenders, protocols
-from cvpipe.stages.evaluate import candidates
+from cvpipe.stages.evaluate import candidates, careful_protocols, run_evaluation
 from cvpipe.stages.features import describe_images
 from cvpipe.stages.job import Nobody
 from cvpipe.stages.risks import find_risks, find_warnings
+from cvpipe.stages.split import divide
 from cvpipe.stages.summary import accuracy_table
 
 PIPELINE = """
@@ -156,7 +160,7 @@ def test_a_fold_is_predicted_by_a_search_and_fit_on_the_others(folded):
         root,
         manifest["image_id"].tolist(),
         manifest["sha256"].tolist(),
-        "stretch",
+        DecodeRule(),
         2,
         Nobody(),
     )
@@ -271,6 +275,85 @@ def test_the_same_numbers_with_and_without_folds(folded, tmp_path):
     assert set(again.metrics()["protocol"]) == {"holdout", "careless"}
 
 
+@pytest.fixture
+def repeated(folded, tmp_path):
+    """A job whose holdout and first folds are those of the finished run, with one more repeat."""
+    job = make_job(folded, tmp_path)
+    for name in ("metrics", "comparison", "careless", "subgroups"):
+        (job.run.path / f"{name}.csv").unlink()
+    raw = job.config.model_dump(mode="json")
+    raw["split"]["num_repeats"] = 2
+    manifest = folded.manifest()
+    targets = (manifest["label"] == "upright").to_numpy().astype(int)
+    again = divide(
+        manifest[["image_id", "label", "group", "sha256", "camera"]],
+        targets,
+        validate_config(raw).split,
+        job.config.seed,
+    )
+    pd.testing.assert_frame_equal(again[list(manifest)], manifest)
+    write_table(job.run.manifest_path, again)
+    return replace(job, config=validate_config(raw))
+
+
+def test_repeats_of_the_folds(repeated, folded, monkeypatch):
+    calls = []
+    fit_rows = contenders.fit_rows
+
+    def interrupted(job, contender, rows):
+        calls.append((contender.name, set(rows["group"])))
+        if len(calls) == 14:  # in the first fold of the second repeat
+            raise KeyboardInterrupt
+        return fit_rows(job, contender, rows)
+
+    monkeypatch.setattr(protocols, "fit_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(repeated)
+    run_evaluation(repeated)
+    run, manifest = repeated.run, repeated.run.manifest()
+    expected = [
+        (name, set(manifest.loc[manifest[column] != fold, "group"]))
+        for column in ("fold", "fold_r1")
+        for name in CONTENDERS
+        for fold in "012"
+    ]
+    assert calls == [*expected[:14], *expected[13:]]
+
+    metrics = run.metrics()
+    # What there was without repeats is as it was.
+    first = metrics[metrics["repeat"] == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, folded.metrics())
+    for name in ("comparison", "subgroups", "careless"):
+        pd.testing.assert_frame_equal(getattr(run, name)(), getattr(folded, name)())
+    groups = manifest.set_index("image_id")["group"]
+    further = metrics[metrics["repeat"] == 1]
+    assert set(further["protocol"]) == {"kfold"}
+    assert set(further["split"]) == {"test"}
+    scored = score_predictions(run.predictions("test", "hog_rbf", "kfold", 1), groups, 0, 200)
+    mine = further[further["contender"] == "hog_rbf"]
+    np.testing.assert_array_equal(mine["value"], scored["value"])
+    assert further[["low", "high"]].isna().all(axis=None)  # only their spread is told
+    one, other = (run.predictions_path("hog_rbf", "test", "kfold", r) for r in (0, 1))
+    assert (one.name, other.name) == ("kfold-test-r0.csv", "kfold-test-r1.csv")
+    assert one.read_bytes() != other.read_bytes()
+    assert accuracy_table(run)["contender"].tolist() == CONTENDERS
+
+    spread = run.repeats()
+    assert len(spread) == len(further)
+    assert set(spread["num_repeats"]) == {2}
+    keys = ["contender", "metric", "label"]
+    for row in spread.itertuples():
+        matching = (metrics[keys] == [row.contender, row.metric, row.label]).all(axis=1)
+        a, b = metrics.loc[matching & (metrics["protocol"] == "kfold"), "value"]
+        assert row.mean == pytest.approx((a + b) / 2, nan_ok=True)
+        assert row.standard_deviation == pytest.approx(abs(a - b) / 2**0.5, nan_ok=True)
+    assert (spread["standard_deviation"] > 0).any()
+
+
+def test_one_repeat_has_no_spread(folded):
+    assert not folded.repeats_path.exists()
+
+
 # The careless split.
 
 
@@ -282,7 +365,7 @@ def test_the_careless_split_is_predicted_by_a_fit_on_its_own_train(folded):
     features = [
         describe_images(
             config.contender[2], root, rows["image_id"].tolist(), rows["sha256"].tolist(),
-            "stretch", 2, Nobody(),
+            DecodeRule(), 2, Nobody(),
         )
         for rows in (train, test)
     ]  # fmt: skip
@@ -324,6 +407,29 @@ def test_a_careless_split_of_bursts_invents_an_accuracy(bursts):
     assert f"instead of {worst['holdout']:.1%}" in risk.text
     page = bursts.report_path.read_text(encoding="utf-8")
     assert risk.headline in page
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"by": ["site"]},
+        {"protocol": "temporal", "time_column": "taken"},
+        {"protocol": "given"},
+        {"protocol": "kfold", "by": ["site"]},
+    ],
+)
+def test_time_and_site_may_be_why_a_careless_split_flatters(bursts, section, monkeypatch):
+    raw = bursts.config().model_dump(mode="json")
+    raw["split"] |= section
+    config = validate_config(raw)
+    rows = {
+        name: getattr(bursts, name)().replace("holdout", careful_protocols(config)[-1])
+        for name in ("metrics", "comparison")
+    }
+    monkeypatch.setattr(type(bursts), "config", lambda run: config)
+    for name, table in rows.items():
+        monkeypatch.setattr(type(bursts), name, lambda run, table=table: table)
+    assert not [risk for risk in find_risks(bursts) if "random split" in risk.headline]
 
 
 def test_the_careless_split_can_be_left_out(folded, tmp_path):

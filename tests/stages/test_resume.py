@@ -13,6 +13,7 @@ import pytest
 
 from cvpipe import frames
 from cvpipe.config import ClassicContender, preset_config, validate_config
+from cvpipe.data.images import DecodeRule
 from cvpipe.files import read_json, write_json
 from cvpipe.runs import Run, read_ledger
 from cvpipe.stages.contenders import fit_contender, load_predictor
@@ -121,7 +122,7 @@ def test_poisoned_val_and_test_rows_change_nothing_that_is_fitted(
         fit_contender(job, contender, train)
         predict = load_predictor(job.run.part_path(contender.name), 1)
         features = describe_images(
-            contender, root, train_ids, train["sha256"].tolist(), "stretch", 1, Nobody()
+            contender, root, train_ids, train["sha256"].tolist(), DecodeRule(), 1, Nobody()
         )
         fit = read_json(job.run.part_path(contender.name) / "fit.json")
         fitted.append((predict(features), fit["chosen"]))

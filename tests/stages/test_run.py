@@ -13,9 +13,13 @@ from PIL import Image
 import cvpipe
 from cvpipe import frames
 from cvpipe.config import NetworkContender
+from cvpipe.data.findings import findings_table, make_finding
+from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS
 from cvpipe.evaluation.metrics import accuracy
-from cvpipe.runs import Run, read_ledger
+from cvpipe.files import write_json, write_table
+from cvpipe.runs import Run, open_run, read_ledger
 from cvpipe.stages.job import Job, Nobody
+from cvpipe.stages.risks import find_warnings
 from tests.conftest import CLASS_PHOTOS, IMAGES_PER_CLASS, run_cvpipe
 
 CONTENDERS = ["majority", "shortcut", "hog_svm", "linear_probe"]
@@ -289,7 +293,7 @@ def test_the_stage_hands_only_train_rows_to_fit(run, photos, tmp_path, monkeypat
     stages = importlib.import_module("cvpipe.stages.run")
     monkeypatch.setattr(stages, "fit_contender", lambda job, contender, rows: seen.append(rows))
     monkeypatch.setattr(stages, "predict_split", lambda *_: None)
-    for name in ("run_evaluation", "run_export", "run_report"):
+    for name in ("run_evaluation", "run_suspects", "run_export", "run_report"):
         monkeypatch.setattr(stages, name, lambda job: None)
     copy = Run(tmp_path / "runs" / "copy")
     copy.path.mkdir(parents=True)
@@ -301,3 +305,41 @@ def test_the_stage_hands_only_train_rows_to_fit(run, photos, tmp_path, monkeypat
     train = manifest.loc[manifest["split"] == "train", "image_id"].tolist()
     assert all(rows["image_id"].tolist() == train for rows in seen)
     assert any(isinstance(c, NetworkContender) for c in run.config().contender)
+
+
+def test_a_test_split_too_small_for_an_answer_is_warned_of(run, tmp_path):
+    """Nine test images: .9 can be anything between .57 and .98."""
+    (warning,) = [text for text in find_warnings(run) if "too few" in text]
+    assert warning.startswith("The test images are too few to place an accuracy of 90 % to within")
+    assert warning.endswith("collect more images of new groups.")
+    assert warning in run.report_path.read_text(encoding="utf-8")
+    copy = open_run(shutil.copytree(run.path, tmp_path / run.path.name))
+    enough = {"test": {**run.expectations()["test"], "half_width_of_groups": 0.05}}
+    write_json(copy.expectation_path, enough)
+    assert [text for text in find_warnings(copy) if "too few" in text] == []
+
+
+def test_labels_are_doubted_after_everything_was_measured(run):
+    stages = list(run.timings())
+    assert stages.index("suspects") > stages.index("test")
+    assert list(run.suspects()) == SUSPECT_COLUMNS
+    moments = [p.stat().st_mtime_ns for p in (run.metrics_path, run.suspects_path, run.report_path)]
+    assert moments == sorted(moments)
+
+
+def test_doubted_labels_are_told(run, tmp_path):
+    copy = open_run(shutil.copytree(run.path, tmp_path / run.path.name))
+    suspect = ["a.png", "0", "NA", 0.1, 0.8, -0.7]
+    write_table(copy.suspects_path, pd.DataFrame([suspect] * 2, columns=SUSPECT_COLUMNS))
+    told = "2 image(s) look as if another label were right; look at them: suspects.csv in the run"
+    assert [text for text in find_warnings(copy) if "label" in text] == [f"{told} folder."]
+
+
+def test_of_many_findings_of_one_kind_the_first_is_told(run, tmp_path):
+    copy = open_run(shutil.copytree(run.path, tmp_path / run.path.name))
+    findings = [
+        make_finding("metadata_shortcut", reason)
+        for reason in ("size tells all", "width tells most")
+    ]
+    write_table(copy.findings_path, findings_table(findings))
+    assert find_warnings(copy)[0] == "size tells all (1 more of this kind)."
