@@ -46,6 +46,8 @@ def test_a_pipeline_gives_the_result_in_its_header(name, tmp_path):
     headlines = [risk.headline for risk in find_risks(run)]
     assert ("The file gives the label away." in headlines) == (name == "brain_mri")
     assert ("A plain random split would flatter." in headlines) == (name == "brain_mri")
-    assert run.duplicates().set_index("threshold").loc[24, "largest"] <= 22
+    # A scan of brain_mri, its neighbours, and their mirror images.
+    largest = run.duplicates().set_index("threshold").loc[24, "largest"]
+    assert largest == pytest.approx({"brain_mri": 43, "digits": 3, "solar_cells": 6}[name], abs=1)
     (parity,) = run.export_path.glob("*/parity.json")
     assert json.loads(parity.read_text())["passed"] is True
