@@ -15,7 +15,6 @@ import os
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is imported
 
-import argparse
 import importlib
 import itertools
 import resource
@@ -26,15 +25,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from planted import COPIES
+from planted import COPIES, corpus_parser
 
 from cvpipe.data.audit import audit_images
 from cvpipe.data.duplicates import spanning_forest
 from cvpipe.data.images import decode_image, read_image
 from cvpipe.data.manifest import is_image_name
 
-RAW = Path(__file__).parent.parent / "data" / "raw"
-DATASETS = ("brain_mri", "digits", "solar_cells")
 TURNS = 2
 CHECKS = ("exact_duplicates", "near_duplicates", "dark", "light", "blurry", "odd_size")
 MAX_DISTANCE = 64
@@ -179,12 +176,7 @@ def measure_audit(root: Path, num_planted: int, with_theirs: bool) -> None:
 
 def main() -> None:
     """Measure the data sets, then the search among many hashes."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "datasets", nargs="*", default=DATASETS, help="folders of images below ROOT"
-    )
-    parser.add_argument("--root", type=Path, default=RAW, help="where the folders are")
-    parser.add_argument("--planted", type=int, default=200, help="copies of each kind")
+    parser = corpus_parser(__doc__)
     parser.add_argument("--hashes", type=int, default=100_000, help="rows of the hash search")
     arguments = parser.parse_args()
     measure_search(arguments.hashes)

@@ -7,22 +7,18 @@ alone and by the audit's whole search, which looks at views of the images as wel
     cvpipe fetch digits && python benchmarks/near_duplicates.py digits
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from planted import COPIES
+from planted import COPIES, corpus_parser
 
 from cvpipe.data.copies import FINE_PIXELS, near_duplicates
 from cvpipe.data.duplicates import find_clusters, hash_thumbnails
 from cvpipe.data.images import decode_image
 from cvpipe.data.manifest import is_image_name
 from cvpipe.data.thumbnails import THUMBNAIL_PIXELS, grey_thumbnail
-
-RAW = Path(__file__).parent.parent / "data" / "raw"
-DATASETS = ("brain_mri", "digits", "solar_cells")
 
 
 class Pictures(NamedTuple):
@@ -89,12 +85,7 @@ def compare(paths: Sequence[Path], num_planted: int) -> Iterator[tuple[str, list
 
 def main() -> None:
     """Print a table per data set."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "datasets", nargs="*", default=DATASETS, help="folders of images below ROOT"
-    )
-    parser.add_argument("--root", type=Path, default=RAW, help="where the folders are")
-    parser.add_argument("--planted", type=int, default=200, help="copies of each kind")
+    parser = corpus_parser(__doc__)
     arguments = parser.parse_args()
     for name in arguments.datasets:
         paths = sorted(

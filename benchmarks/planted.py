@@ -3,11 +3,31 @@
 A copy is a file's bytes, so that whoever looks for it has to decode it as any other file.
 """
 
+import argparse
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+RAW = Path(__file__).parent.parent / "data" / "raw"
+DATASETS = ("brain_mri", "digits", "solar_cells")
+
+
+def corpus_parser(description: str) -> argparse.ArgumentParser:
+    """Make the parser of a script that plants copies in data sets.
+
+    Args:
+        description: The script's docstring; its first line is shown.
+    """
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    parser.add_argument(
+        "datasets", nargs="*", default=DATASETS, help="folders of images below ROOT"
+    )
+    parser.add_argument("--root", type=Path, default=RAW, help="where the folders are")
+    parser.add_argument("--planted", type=int, default=200, help="copies of each kind")
+    return parser
 
 
 def as_png(image: np.ndarray) -> bytes:

@@ -206,19 +206,38 @@ def find_copies(
         score = correlate(details, detail(thumbnails[rows], sizes[rows], view), first, place)
         proven = score >= MIN_DETAIL
         first, second, score = first[proven], second[proven], score[proven]
+        pairs = Copies(first, second, np.full(len(first), number), score)
         if view.same_frame:
-            large = sizes[first].min(axis=1) >= FINE_SIDE_PIXELS
-            large &= sizes[second].min(axis=1) >= FINE_SIDE_PIXELS
             seen_hashes = mirrored if view.mirrored else hashes
             near = hash_distance(hashes[first], seen_hashes[second]) <= MAX_DISTANCE_OF_FINE
-            score[large] = -1.0
-            score[large & near] = fine_agreement(
-                first[large & near], second[large & near], view, load_fine
-            )
-            proven = ~large | (score >= MIN_FINE)
-            first, second, score = first[proven], second[proven], score[proven]
-        found.append(Copies(first, second, np.full(len(first), number), score))
+            pairs = prove_by_grain(pairs, sizes, near, view, load_fine)
+        found.append(pairs)
     return Copies(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def prove_by_grain(
+    pairs: Copies,
+    sizes: np.ndarray,
+    near: np.ndarray,
+    view: View,
+    load_fine: Callable[[np.ndarray], np.ndarray],
+) -> Copies:
+    """Keep the pairs of one frame that are too small to have a grain, or whose grain agrees.
+
+    Args:
+        pairs: Pairs that a view of the same frame has found.
+        sizes: Height and width of each image.
+        near: `bool`, which pairs have hashes near enough for the closer look.
+        view: The view.
+        load_fine: See `find_copies`.
+    """
+    large = np.minimum(sizes[pairs.first], sizes[pairs.second]).min(axis=1) >= FINE_SIDE_PIXELS
+    asked = large & near
+    score = pairs.score.copy()
+    score[large] = -1.0
+    score[asked] = fine_agreement(pairs.first[asked], pairs.second[asked], view, load_fine)
+    proven = ~large | (score >= MIN_FINE)
+    return Copies(*(column[proven] for column in pairs._replace(score=score)))
 
 
 def most_alike(

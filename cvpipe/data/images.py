@@ -42,7 +42,6 @@ from cvpipe.formats import (
     FORMATS,
     START_BYTES,
     find_format,
-    is_dicom,  # noqa: F401  (cvpipe.data.manifest imports it from here)
     open_image,
 )
 

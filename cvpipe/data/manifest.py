@@ -20,8 +20,9 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.config import FOLDERS
-from cvpipe.data.images import SUFFIX_FORMATS, is_dicom
+from cvpipe.data.images import SUFFIX_FORMATS
 from cvpipe.errors import InputError, nearest_name
+from cvpipe.formats import is_dicom
 
 # How people write the names of a given split, in any case.
 SPLIT_NAMES = {
