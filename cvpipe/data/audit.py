@@ -30,7 +30,12 @@ from cvpipe.data.images import (
     read_image,
 )
 from cvpipe.data.loading import ordered_map
-from cvpipe.data.quality import Quality, is_constant, measure_quality, quality_outliers
+from cvpipe.data.quality import (
+    QUALITY_COLUMNS,
+    is_constant,
+    measure_quality,
+    quality_outliers,
+)
 from cvpipe.data.splits import merge_groups
 from cvpipe.data.thumbnails import THUMBNAIL_PIXELS, grey_thumbnail
 from cvpipe.frames import SPLITS
@@ -39,7 +44,7 @@ FACT_COLUMNS = [
     "image_id",
     *ImageFacts.__dataclass_fields__,
     "constant",
-    *Quality.__dataclass_fields__,
+    *QUALITY_COLUMNS,
     "cluster",
 ]
 # Train, val and test each need an image, and cross-validation inside train three more.
@@ -65,8 +70,8 @@ class Audit:
         rows: The images that can be used: `image_id`, `label`, `group`, further columns;
             images of one patient, identical images and near-duplicates share a group.
         facts: One row per image that could be decoded: `image_id`, `ImageFacts`, `constant` (one
-            colour all over), `Quality`, and `cluster`: the smallest `image_id` of those that
-            show the same. No split parts a cluster.
+            colour all over), `QUALITY_COLUMNS`, and `cluster`: the smallest `image_id` of those
+            that show the same. No split parts a cluster.
         findings: The findings, errors first.
         duplicates: Clusters of near-duplicates against the threshold, see
             `cvpipe.data.duplicates.threshold_table`.
@@ -126,13 +131,14 @@ def audit_images(
     rows = rows.drop_duplicates("image_id").reset_index(drop=True)
     image_ids = rows["image_id"].tolist()
     results = ordered_map(lambda key: _inspect(root / key, rule), image_ids, threads)
-    decoded, thumbnails, unreadable = [], {}, []
+    decoded, pictures, unreadable = [], [], []
     for image_id, result in zip(progress(image_ids, len(image_ids)), results, strict=True):
         if isinstance(result, UnreadableImageError):
             unreadable.append(make_finding(result.finding, result.reason, image_id))
         else:
-            known, thumbnails[image_id] = result
+            known, thumbnail = result
             decoded.append({"image_id": image_id, **known})
+            pictures.append(thumbnail)
     all_labels = set(rows["label"])
     if drop_unreadable:
         unreadable = [
@@ -141,13 +147,15 @@ def audit_images(
         ]
         rows = rows[~rows["image_id"].isin([finding.image_id for finding in unreadable])]
     facts = pd.DataFrame(decoded, columns=FACT_COLUMNS)
+    thumbnails = stack_thumbnails(pictures)
+    facts[QUALITY_COLUMNS] = measure_quality(thumbnails)
     findings += unreadable + file_findings(facts) + identical_images(rows, facts)
     findings += quality_outliers(facts) + collection_findings(facts, rule.white_level)
     labels = dict(zip(rows["image_id"], rows["label"], strict=True))
     clusters, pairs = near_duplicates(
         facts["image_id"].tolist(),
         [labels[image_id] for image_id in facts["image_id"]],
-        stack_thumbnails(thumbnails.values()),
+        thumbnails,
         facts[["height", "width"]].to_numpy(dtype=np.int64),
         lambda image_ids: stack_thumbnails(
             ordered_map(
@@ -180,8 +188,9 @@ def _inspect(
             return UnreadableImageError("unreadable", "it is not a regular file")
         pixels, facts = inspect_image(path.read_bytes(), rule)
         thumbnail = grey_thumbnail(pixels)
-        figures = vars(measure_quality(thumbnail))
-        return {**vars(facts), "constant": is_constant(pixels), **figures}, thumbnail
+        # A picture of more than one grey value, as most are, needs no closer look.
+        constant = thumbnail.min() == thumbnail.max() and is_constant(pixels)
+        return {**vars(facts), "constant": constant}, thumbnail
     except UnreadableImageError as error:
         return error
     except FileNotFoundError:

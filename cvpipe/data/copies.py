@@ -31,8 +31,8 @@ from cvpipe.data.duplicates import (
     Clusters,
     Pairs,
     find_clusters,
+    hash_both_ways,
     hash_distance,
-    hash_thumbnails,
 )
 from cvpipe.data.thumbnails import THUMBNAIL_PIXELS
 
@@ -131,8 +131,7 @@ def near_duplicates(
         and `how`: `"copy"`, `"mirrored"` or `"cropped"`.
     """
     ids = np.asarray(image_ids, dtype=object)
-    hashes = hash_thumbnails(thumbnails)
-    mirrored = hash_thumbnails(thumbnails[:, :, ::-1])
+    hashes, mirrored = hash_both_ways(thumbnails)
     details = detail(thumbnails, sizes, WHOLE)
     turned = details.reshape(-1, DETAIL_PIXELS, DETAIL_PIXELS)[:, :, ::-1].reshape(details.shape)
     ways: dict[tuple[int, int], str] = {}
@@ -334,8 +333,8 @@ def see(thumbnails: np.ndarray, sizes: np.ndarray, view: View, num_pixels: int) 
     for start in range(0, len(thumbnails), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
         down, across = (
-            np.stack([resampling(*edges(side, view.scale, place), num_pixels) for side in sides])
-            for sides, place in zip(sizes[block].T.tolist(), (view.top, view.left), strict=True)
+            resamplings(sides, view.scale, place, num_pixels)
+            for sides, place in zip(sizes[block].T, (view.top, view.left), strict=True)
         )
         if view.mirrored:
             across = across[:, :, ::-1]
@@ -360,6 +359,23 @@ def edges(side: int, scale: float, place: float) -> tuple[float, float]:
     # Sixteenths of a pixel are fine enough, and keep the number of matrices small.
     first, last = (round(16 * THUMBNAIL_PIXELS * end / side) / 16 for end in (start, start + kept))
     return first, last
+
+
+def resamplings(sides: np.ndarray, scale: float, place: float, num_pixels: int) -> np.ndarray:
+    """Stack the matrices that resample a cut of lines, see `edges` and `resampling`.
+
+    Args:
+        sides: Pixels of each line in its image, shape `(n,)`.
+        scale: Share that is kept.
+        place: 0 when the start is kept, 1 when the end is.
+        num_pixels: Pixels of the result.
+
+    Returns:
+        `float32` array of shape `(n, num_pixels, 64)`.
+    """
+    distinct, which = np.unique(sides, return_inverse=True)  # few images differ in size
+    matrices = [resampling(*edges(side, scale, place), num_pixels) for side in distinct.tolist()]
+    return np.stack(matrices)[which]
 
 
 @functools.lru_cache(maxsize=1_024)

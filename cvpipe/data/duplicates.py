@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.fft import dctn
+from scipy.fft import dct
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial.distance import squareform
@@ -41,6 +41,7 @@ from scipy.spatial.distance import squareform
 from cvpipe.data.thumbnails import grey_thumbnail
 from cvpipe.errors import InputError
 
+COARSE_SIDE, FINE_SIDE = 16, 32  # frequencies of a hash in either direction
 HASH_WORDS = 20
 COARSE_WORDS = 4
 DISTANCE = 24
@@ -162,15 +163,33 @@ def hash_thumbnails(thumbnails: np.ndarray) -> np.ndarray:
         section 3.2.1, with 8x8 frequencies of 32x32 pixels. Departures: more frequencies, no
         mean filter, and the constant term belongs to the median and to the bits.
     """
-    hashes = np.empty((len(thumbnails), HASH_WORDS), dtype=np.uint64)
+    return hash_both_ways(thumbnails)[0]
+
+
+def hash_both_ways(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hash grey thumbnails and their mirror images.
+
+    Mirroring turns the sign of the odd horizontal frequencies, so one transform serves both.
+
+    Args:
+        thumbnails: `uint8` array of shape `(n, 64, 64)`.
+
+    Returns:
+        Two `uint64` arrays of shape `(n, 20)`, see `hash_thumbnails`: left and right as they
+        are, and exchanged.
+    """
+    hashes = np.empty((2, len(thumbnails), HASH_WORDS), dtype=np.uint64)
+    turned = np.where(np.arange(FINE_SIDE) % 2, -1.0, 1.0)
     for start in range(0, len(thumbnails), HASHED_ROWS):
         block = thumbnails[start : start + HASHED_ROWS].astype(np.float64)
         # An absent frequency comes out as exactly zero (there is a test), so it sets no bit.
-        frequencies = dctn(block, type=2, axes=(1, 2))
-        bits = [_above_median(frequencies[:, :side, :side]) for side in (16, 32)]
-        packed = np.packbits(np.concatenate(bits, axis=1), axis=1)
-        hashes[start : start + HASHED_ROWS] = packed.view(np.uint64)
-    return hashes
+        lines = dct(block, type=2, axis=1)[:, :FINE_SIDE]
+        frequencies = dct(lines, type=2, axis=2)[:, :, :FINE_SIDE]
+        for way, seen in enumerate((frequencies, frequencies * turned)):
+            bits = [_above_median(seen[:, :side, :side]) for side in (COARSE_SIDE, FINE_SIDE)]
+            packed = np.packbits(np.concatenate(bits, axis=1), axis=1)
+            hashes[way, start : start + HASHED_ROWS] = packed.view(np.uint64)
+    return hashes[0], hashes[1]
 
 
 def _above_median(squares: np.ndarray) -> np.ndarray:

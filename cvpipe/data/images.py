@@ -24,7 +24,7 @@ can be chosen is a `DecodeRule`; it is stored in the run and in every bundle.
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -225,7 +225,7 @@ def inspect_image(data: bytes, rule: DecodeRule = DEFAULT_RULE) -> tuple[np.ndar
         width=width,
         height=height,
         file_bytes=len(data),
-        **asdict(reading),
+        **vars(reading),
     )
     return pixels, facts
 

@@ -18,6 +18,7 @@ from cvpipe.data.duplicates import (
     connect,
     cut_by_complete_linkage,
     find_clusters,
+    hash_both_ways,
     hash_distance,
     hash_thumbnails,
     near_pairs,
@@ -113,6 +114,15 @@ def test_many_thumbnails_are_hashed_as_one_by_one(monkeypatch):
     thumbnails = np.random.default_rng(0).integers(0, 256, (8, 64, 64), dtype=np.uint8)
     alone = np.stack([hash_thumbnails(t[None])[0] for t in thumbnails])
     assert np.array_equal(hash_thumbnails(thumbnails), alone)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_mirror_images_are_hashed_without_being_made(name):
+    thumbnails = np.stack([duplicates.grey_thumbnail(photo(name))] * 2)
+    hashes, mirrored = hash_both_ways(thumbnails)
+    assert np.array_equal(hashes, hash_thumbnails(thumbnails))
+    assert np.array_equal(mirrored, hash_thumbnails(thumbnails[:, :, ::-1]))
+    assert not np.array_equal(hashes, mirrored)
 
 
 def test_absent_frequencies_set_no_bit():
@@ -387,7 +397,7 @@ def test_near_pairs_compare_the_first_row_with_others():
 
 def mirrored_hashes(images):
     thumbnails = np.stack([duplicates.grey_thumbnail(image) for image in images])
-    return hash_thumbnails(thumbnails), hash_thumbnails(thumbnails[:, :, ::-1])
+    return hash_both_ways(thumbnails)
 
 
 def thrifty(image):
