@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from cvpipe.data.images import (
     DecodeRule,
     ImageFacts,
     UnreadableImageError,
+    hash_pixels,
     inspect_image,
     read_image,
 )
@@ -40,11 +41,14 @@ from cvpipe.data.splits import merge_groups
 from cvpipe.data.thumbnails import THUMBNAIL_PIXELS, grey_thumbnail
 from cvpipe.frames import SPLITS
 
+Result = TypeVar("Result")
+
 FACT_COLUMNS = [
     "image_id",
     *ImageFacts.__dataclass_fields__,
     "constant",
     *QUALITY_COLUMNS,
+    "same_as",
     "cluster",
 ]
 # Train, val and test each need an image, and cross-validation inside train three more.
@@ -70,8 +74,9 @@ class Audit:
         rows: The images that can be used: `image_id`, `label`, `group`, further columns;
             images of one patient, identical images and near-duplicates share a group.
         facts: One row per image that could be decoded: `image_id`, `ImageFacts`, `constant` (one
-            colour all over), `QUALITY_COLUMNS`, and `cluster`: the smallest `image_id` of those
-            that show the same. No split parts a cluster.
+            colour all over), `QUALITY_COLUMNS`, `same_as`: the first image with exactly the
+            same pixels, and `cluster`: the smallest `image_id` of those that show the same. No
+            split parts a cluster.
         findings: The findings, errors first.
         duplicates: Clusters of near-duplicates against the threshold, see
             `cvpipe.data.duplicates.threshold_table`.
@@ -149,6 +154,11 @@ def audit_images(
     facts = pd.DataFrame(decoded, columns=FACT_COLUMNS)
     thumbnails = stack_thumbnails(pictures)
     facts[QUALITY_COLUMNS] = measure_quality(thumbnails)
+
+    def load(keys: Iterable[str], look: Callable[[np.ndarray], Result]) -> Iterator[Result]:
+        return ordered_map(lambda key: look(read_image(root / key, rule)), keys, threads)
+
+    facts["same_as"] = same_pixels(facts, thumbnails, lambda keys: load(keys, hash_pixels))
     findings += unreadable + file_findings(facts) + identical_images(rows, facts)
     findings += quality_outliers(facts) + collection_findings(facts, rule.white_level)
     labels = dict(zip(rows["image_id"], rows["label"], strict=True))
@@ -157,17 +167,12 @@ def audit_images(
         [labels[image_id] for image_id in facts["image_id"]],
         thumbnails,
         facts[["height", "width"]].to_numpy(dtype=np.int64),
-        lambda image_ids: stack_thumbnails(
-            ordered_map(
-                lambda key: grey_thumbnail(read_image(root / key, rule), FINE_PIXELS),
-                image_ids,
-                threads,
-            ),
-            FINE_PIXELS,
+        lambda keys: stack_thumbnails(
+            load(keys, lambda pixels: grey_thumbnail(pixels, FINE_PIXELS)), FINE_PIXELS
         ),
     )
     # Pixels without structure have no near-duplicates, but they have copies.
-    facts["cluster"] = merge_groups(clusters.cluster, facts["pixels_sha256"].tolist())
+    facts["cluster"] = merge_groups(clusters.cluster, facts["same_as"].tolist())
     cluster = dict(zip(facts["image_id"], facts["cluster"], strict=True))
     inside = pairs["image_id"].map(cluster) == pairs["other"].map(cluster)
     pairs = pairs[inside].reset_index(drop=True)
@@ -197,6 +202,33 @@ def _inspect(
         return UnreadableImageError("missing_file", "there is no such file")
     except OSError as error:
         return UnreadableImageError("unreadable", f"the file cannot be opened: {error.strerror}")
+
+
+def same_pixels(
+    facts: pd.DataFrame,
+    thumbnails: np.ndarray,
+    load_hashes: Callable[[Iterable[str]], Iterable[str]],
+) -> pd.Series:
+    """Say of each image which is the first one with exactly the same pixels.
+
+    Only images of one size and one thumbnail can be the same. Where the bytes of such files
+    differ, their pixels are hashed, for which they are decoded again: to hash all that are
+    decoded takes a fifth of the time of decoding them, and few are asked for.
+
+    Args:
+        facts: `image_id`, `height`, `width` and `sha256` of each file.
+        thumbnails: `uint8` array of shape `(n, 64, 64)`.
+        load_hashes: Makes hashes of the pixels of some images.
+
+    Returns:
+        An `image_id` for each row, its own if no image before it is the same.
+    """
+    shown = [hashlib.sha256(thumbnail).hexdigest() for thumbnail in thumbnails]
+    alike = facts.assign(shown=shown).groupby(["height", "width", "shown"])["sha256"]
+    asked = alike.transform("nunique") > 1
+    content = facts["sha256"].copy()
+    content[asked] = list(load_hashes(facts.loc[asked, "image_id"]))
+    return facts.groupby(content)["image_id"].transform("first")
 
 
 def stack_thumbnails(
@@ -345,8 +377,8 @@ def identical_images(rows: pd.DataFrame, facts: pd.DataFrame) -> list[Finding]:
     """Find images with exactly the same pixels; under two labels they are an error."""
     merged = rows[["image_id", "label"]].merge(facts, on="image_id")
     findings = []
-    repeated = merged[merged["pixels_sha256"].duplicated(keep=False)]
-    for _, twins in repeated.groupby("pixels_sha256"):
+    repeated = merged[merged["same_as"].duplicated(keep=False)]
+    for _, twins in repeated.groupby("same_as"):
         first, *others = twins.itertuples()
         for twin in others:
             what = "bytes" if twin.sha256 == first.sha256 else "pixels"
@@ -379,10 +411,10 @@ def cluster_findings(clusters: Clusters, pairs: pd.DataFrame, facts: pd.DataFram
         )
         severity = "warning" if share >= NOTEWORTHY_FRACTION else "info"
         findings.append(make_finding("near_duplicates", reason, severity=severity))
-    pixels = dict(zip(facts["image_id"], facts["pixels_sha256"], strict=True))
+    same_as = dict(zip(facts["image_id"], facts["same_as"], strict=True))
     for mixed in clusters.mixed:
         (one, other), (label, other_label) = mixed.image_ids, mixed.labels
-        if pixels[one] != pixels[other]:  # identical ones are an error already
+        if same_as[one] != same_as[other]:  # identical ones are an error already
             reason = (
                 f"a near-duplicate of {one!r}, but labelled {other_label!r} instead of {label!r}; "
                 "both belong in one split"

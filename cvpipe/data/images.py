@@ -164,14 +164,12 @@ class ImageFacts(Reading):
 
     Attributes:
         sha256: Hash of the file's bytes.
-        pixels_sha256: Hash of the decoded RGB pixels and their shape.
         width: Width in pixels after turning upright.
         height: Height in pixels after turning upright.
         file_bytes: Size of the file.
     """
 
     sha256: str
-    pixels_sha256: str
     width: int
     height: int
     file_bytes: int
@@ -221,7 +219,6 @@ def inspect_image(data: bytes, rule: DecodeRule = DEFAULT_RULE) -> tuple[np.ndar
     height, width = pixels.shape[:2]
     facts = ImageFacts(
         sha256=hashlib.sha256(data).hexdigest(),
-        pixels_sha256=hash_pixels(pixels),
         width=width,
         height=height,
         file_bytes=len(data),

@@ -108,8 +108,7 @@ def pairs_of(audit: Audit) -> pd.DataFrame:
         Table with the columns `image_id`, `other` and `how`; every image after the first of
         several identical ones is paired with the first.
     """
-    first = audit.facts.groupby("pixels_sha256")["image_id"].transform("first")
-    identical = audit.facts[["image_id"]].assign(other=first, how="identical")
+    identical = audit.facts[["image_id"]].assign(other=audit.facts["same_as"], how="identical")
     identical = identical[identical["image_id"] != identical["other"]]
     near = audit.pairs
     known = set(zip(identical["image_id"], identical["other"], strict=True))

@@ -25,6 +25,7 @@ from cvpipe.data.audit import (
     identical_images,
     missing_in_split,
     repeated_rows,
+    same_pixels,
     single_patient,
     split_leaks,
     unlabelled_rows,
@@ -32,8 +33,9 @@ from cvpipe.data.audit import (
 from cvpipe.data.dicom import apply_window
 from cvpipe.data.duplicates import NO_PAIRS, Clusters, Recut
 from cvpipe.data.findings import FINDING_COLUMNS, KINDS, Finding
-from cvpipe.data.images import DecodeRule, decode_image, inspect_image
+from cvpipe.data.images import DecodeRule, decode_image, hash_pixels, inspect_image
 from cvpipe.data.manifest import scan_images
+from cvpipe.data.thumbnails import grey_thumbnail
 from tests.data.odd_files import dicom_of
 
 THREADS = [1, 3, 8]
@@ -543,8 +545,38 @@ def test_identical_images_under_two_labels_are_an_error(root):
     ]
 
 
+def test_pixels_are_compared_only_where_they_can_be_the_same(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    nearly = pixels.copy()
+    nearly[70, 70, 2] ^= 1
+    same, other = Image.fromarray(pixels), Image.fromarray(nearly)
+    write(tmp_path, {"1.png": same, "2.bmp": encode(same, "BMP"), "3.png": other, "4.png": same})
+    write(tmp_path, {"5.png": noise(0), "6.png": noise(0), "7.png": noise(1)})
+    names = sorted(path.name for path in tmp_path.iterdir())
+    pictures = [decode_image((tmp_path / name).read_bytes()) for name in names]
+    thumbnails = np.stack([grey_thumbnail(picture) for picture in pictures])
+    assert len(np.unique(thumbnails[:4], axis=0)) == 1
+    facts = frame(
+        image_id=names,
+        height=[picture.shape[0] for picture in pictures],
+        width=[picture.shape[1] for picture in pictures],
+        sha256=[hash_file(tmp_path / name) for name in names],
+    )
+    asked = []
+
+    def load_hashes(image_ids):
+        asked.extend(image_ids)
+        return [hash_pixels(pictures[names.index(image_id)]) for image_id in image_ids]
+
+    found = same_pixels(facts, thumbnails, load_hashes)
+    assert found.tolist() == ["1.png", "1.png", "3.png", "1.png", "5.png", "5.png", "7.png"]
+    assert asked == names[:4]  # the bytes of 5 and 6 say it, and those of 7 look otherwise
+    none = same_pixels(facts[:0], thumbnails[:0], load_hashes)
+    assert none.tolist() == []
+
+
 def test_a_left_out_image_is_no_twin():
-    facts = frame(image_id=["a", "b"], pixels_sha256=["p", "p"], sha256=["1", "1"])
+    facts = frame(image_id=["a", "b"], same_as=["a", "a"], sha256=["1", "1"])
     assert identical_images(frame(image_id=["b"], label=["0"]), facts) == []
 
 
@@ -851,7 +883,7 @@ def test_look_alikes_that_are_cut_again_are_told():
         ("x", "y"), pd.DataFrame(), (Recut("x", 40, 3),), mixed=(), threshold=24, pairs=NO_PAIRS
     )
     pairs = pd.DataFrame(columns=["image_id", "other", "how", "score"])
-    facts = pd.DataFrame({"image_id": ["x", "y"], "pixels_sha256": ["1", "2"]})
+    facts = pd.DataFrame({"image_id": ["x", "y"], "same_as": ["x", "y"]})
     assert told(cluster_findings(clusters, pairs, facts)) == [
         (
             "x",

@@ -15,6 +15,7 @@ from cvpipe.data.copies import (
     VIEWS,
     WHOLE,
     View,
+    compare_grain,
     correlate,
     detail,
     edges,
@@ -169,7 +170,7 @@ def test_images_in_one_frame_that_differ_in_grain_are_told_apart_when_large():
     planted = [decode_image(COPIES["re-encoded"](image)) for image in images[:4]]
     large = search([*images, *planted])
     assert large.how == {(row, row + 8): "copy" for row in range(4)}
-    assert set(large.fine) >= {4, 5, 6, 7}  # they were candidates
+    assert large.fine == []  # what is left of the grain in the thumbnails tells already
     small = search(images, sizes=[(95, 256)] * 8)
     assert len(small.parts) < 8
     assert small.fine == []
@@ -272,40 +273,29 @@ def test_most_alike_is_the_highest_of_the_others(block_rows):
 
 @pytest.mark.parametrize("view", [WHOLE, MIRRORED])
 @pytest.mark.parametrize(
-    ("side", "distance", "is_known", "asked", "found"),
+    ("side", "is_known", "agrees", "asked", "found"),
     [
-        (96, 40, False, True, True),
-        (96, 41, False, False, False),
-        (95, 41, False, False, True),
-        (96, 40, True, False, False),
+        (96, False, True, True, True),
+        (96, False, False, True, False),
+        (95, False, False, False, True),
+        (96, True, True, False, False),
     ],
 )
-def test_grain_is_looked_at_in_large_images_with_near_hashes(
-    view, side, distance, is_known, asked, found
-):
-    rng = np.random.default_rng(0)
-    one, unlike = rng.integers(0, 256, (2, 64, 64), np.uint8)
+def test_grain_is_looked_at_in_large_images(view, side, is_known, agrees, asked, found):
+    one, unlike = np.random.default_rng(0).integers(20, 230, (2, 64, 64), np.uint8)
     other = one[:, ::-1] if view.mirrored else one
     thumbnails = np.stack([one, unlike, other])
     sizes = np.array([[200, 300], [200, 300], [300, side]])
-    bits = rng.integers(0, 2**64, (3, 20), np.uint64)
-    near = bits.copy()
-    flips = np.zeros(20 * 64, np.uint8)
-    flips[:distance] = 1
-    near[2] = bits[0] ^ np.packbits(flips).view(np.uint64)
-    near[0] = bits[2] ^ np.packbits(flips).view(np.uint64)
-    if not view.mirrored:
-        bits[2] = near[2]
-        near = rng.integers(0, 2**64, (3, 20), np.uint64)
     requested = []
 
     def load_fine(rows):
         requested.extend(rows.tolist())
-        return thumbnails[rows].repeat(2, axis=1).repeat(2, axis=2)
+        fine = thumbnails[rows].repeat(2, axis=1).repeat(2, axis=2)
+        fine[rows == 0, ::2] += 0 if agrees else 20
+        return fine
 
     known = np.array([0, 1, 0 if is_known else 2])
-    details = detail(thumbnails, sizes, WHOLE)
-    pairs = find_copies(thumbnails, sizes, details, known, bits, near, load_fine)
+    pairs = find_copies(thumbnails, sizes, detail(thumbnails, sizes, WHOLE), known, load_fine)
     assert requested == ([0, 2] if asked else [])
     rows = set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert rows == ({(0, 2), (2, 0)} if found else set())
@@ -313,16 +303,64 @@ def test_grain_is_looked_at_in_large_images_with_near_hashes(
     assert pairs.score.tolist() == pytest.approx([1.0] * len(rows), abs=1e-5)
 
 
+def test_what_a_copy_has_cut_off_is_not_compared():
+    images = one_drawing_with_grain(6)
+    bright = np.clip(images[0] * 1.3, 0, 255).astype(np.uint8)
+    assert (bright == 255).mean() > 0.1
+    assert search([*images, bright]).how == {(0, 6): "copy"}
+    # With what is cut off it would not be proven.
+    fine = np.stack([grey_thumbnail(image, 128) for image in (images[0], bright)])
+    rows = unit_rows(without_blur(fine.astype(np.float32)))
+    first, second = np.array([0]), np.array([1])
+    assert correlate(rows, rows, first, second) < 0.95
+    assert compare_grain(first, second, WHOLE, fine.__getitem__) > 0.995
+
+
+@pytest.mark.parametrize("view", [WHOLE, MIRRORED])
+def test_grain_against_a_plain_computation(view, monkeypatch):
+    monkeypatch.setattr(copies, "BLOCK_PAIRS", 2)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(10, 240, (6, 40, 40), np.uint8)
+    pictures[rng.random(pictures.shape) < 0.01] = 250
+    pictures[rng.random(pictures.shape) < 0.01] = 5
+    first, second = np.array([0, 1, 2, 3, 5]), np.array([3, 3, 5, 0, 4])
+    found = compare_grain(first, second, view, pictures.__getitem__)
+    for one, other, correlation in zip(first, second, found, strict=True):
+        kept, seen = pictures[one], pictures[other]
+        seen = seen[:, ::-1] if view.mirrored else seen
+        shown = np.ones((40, 40), bool)
+        for row, column in np.ndindex(40, 40):
+            near = np.s_[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+            values = np.concatenate([kept[near].ravel(), seen[near].ravel()])
+            shown[row, column] = values.min() > 5 and values.max() < 250
+        assert 0.05 < shown.mean() < 0.6
+        grain = [p - gaussian_filter(p.astype(float), 1.0, truncate=3.0) for p in (kept, seen)]
+        expected = np.corrcoef(grain[0][shown], grain[1][shown])[0, 1]
+        assert correlation == pytest.approx(expected, abs=1e-4)
+
+
+def test_too_little_that_is_shown_proves_nothing():
+    picture = np.random.default_rng(0).integers(10, 240, (1, 40, 40), np.uint8)
+    for white_rows, expected in ((37, -1.0), (36, 1.0)):  # two more rows are near to white
+        cut_off = picture.copy()
+        cut_off[0, :white_rows] = 255
+        [found] = compare_grain(
+            np.array([0]), np.array([1]), WHOLE, np.concatenate([picture, cut_off]).__getitem__
+        )
+        assert found == pytest.approx(expected, abs=0.02)
+    even = np.full((1, 40, 40), 100, np.uint8)
+    [found] = compare_grain(np.array([0]), np.array([0]), WHOLE, even.__getitem__)
+    assert found == -1
+
+
 def test_copies_do_not_depend_on_the_size_of_a_block(crops):
     images = [*crops[::8], *(crop(image, 1, 0) for image in crops[::8])]
     thumbnails = np.stack([grey_thumbnail(image) for image in images])
     sizes = np.array([image.shape[:2] for image in images])
-    details, hashes = detail(thumbnails, sizes, WHOLE), hash_thumbnails(thumbnails)
+    details = detail(thumbnails, sizes, WHOLE)
     expected = [(row + 15, row, VIEWS.index(CROPPED[3])) for row in range(15)]
     for block_rows in (1, 7, 1_000):
-        found = find_copies(
-            thumbnails, sizes, details, np.arange(30), hashes, hashes, np.empty, block_rows
-        )
+        found = find_copies(thumbnails, sizes, details, np.arange(30), np.empty, block_rows)
         assert sorted(zip(*(column.tolist() for column in found[:3]), strict=True)) == expected
 
 
@@ -385,7 +423,7 @@ def test_planted_copies_are_found_in_the_packaged_data_sets(dataset):
         by_hash = find_clusters(keys(num_images), corpus.labels, hash_thumbnails(corpus.thumbnails))
         assert len(set(by_hash.cluster)) == pytest.approx(1_070, abs=5)
         assert by_hash.mixed == ()
-        assert num_plain == pytest.approx(647, abs=5)
+        assert num_plain == pytest.approx(621, abs=5)
     if name == "digits":  # no image is a copy of another
         assert num_images - num_plain <= num_images / 1_000
     # 200 other originals for each kind, so that one search does for all.
@@ -399,12 +437,7 @@ def test_planted_copies_are_found_in_the_packaged_data_sets(dataset):
     cluster = np.array(found.cluster)
     same = cluster[num_images:].reshape(5, 200) == cluster[chosen]
     recall = dict(zip(LEAST_RECALL, same.mean(axis=1).tolist(), strict=True))
-    least = dict(LEAST_RECALL)
-    if name == "solar_cells":
-        # Near white already, many of these cells lose their grain when they become brighter: of
-        # three draws of 200 cells, .945, .970 and .975 were found.
-        least["brightened"] = 0.93
-    assert {kind: share for kind, share in recall.items() if share < least[kind]} == {}
+    assert {kind: share for kind, share in recall.items() if share < LEAST_RECALL[kind]} == {}
     merges = num_plain - len(set(cluster[:num_images]))
     # Brighter copies bridge scans that are there in two contrasts; 13 measured with 1,000 copies,
     # and the 7 looked at, of 200 brightened ones alone, were true near-duplicates.
@@ -420,18 +453,16 @@ def test_a_pair_found_by_two_views_is_told_by_the_simpler(monkeypatch, crops):
 
 def test_the_grain_of_large_images_must_agree_by_the_bound(monkeypatch):
     thumbnails = np.random.default_rng(0).integers(0, 256, (2, 64, 64), np.uint8).repeat(2, axis=0)
-    sizes, hashes = np.full((4, 2), 200), np.zeros((4, 20), np.uint64)
-    monkeypatch.setattr(
-        copies, "fine_agreement", lambda first, *_: np.array([0.98, 0.97, 0.97, 0.98])[first]
-    )
-    found = find_copies(
-        thumbnails,
-        sizes,
-        detail(thumbnails, sizes, WHOLE),
-        np.arange(4),
-        hashes,
-        hashes,
-        np.empty,
-    )
+    sizes, agreement = np.full((4, 2), 200), np.array([0.98, 0.97, 0.97, 0.98])
+    monkeypatch.setattr(copies, "compare_grain", lambda first, *_: agreement[first])
+    details = detail(thumbnails, sizes, WHOLE)
+    found = find_copies(thumbnails, sizes, details, np.arange(4), np.empty)
     assert (found.first.tolist(), found.second.tolist()) == ([0, 3], [1, 2])
     assert found.score.tolist() == [0.98, 0.98]
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 64, 64), (1, 128, 128), (0, 32, 32)])
+def test_without_blur_is_what_scipy_leaves(shape):
+    pictures = np.random.default_rng(0).random(shape, np.float32)
+    expected = pictures - gaussian_filter(pictures, (0, 1.0, 1.0), truncate=3.0)
+    np.testing.assert_allclose(without_blur(pictures), expected, atol=1e-5)
