@@ -1,16 +1,18 @@
-"""Files that appear whole or not at all.
+"""Files that appear whole or not at all, and reading that ends.
 
 Everything is written beside its place under a name with `.partial` in it and then moved,
 so a file exists if and only if it is complete, whenever the process is killed.
 """
 
 import contextlib
+import errno
 import json
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -40,6 +42,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial)
         else:
             partial.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of someone else's for reading.
+
+    Raises:
+        OSError: It cannot be opened, or it is a folder, a pipe, which would be waited for, or a
+            device, which may have no end.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return path.open("rb")
 
 
 def write_text(path: Path, text: str) -> None:

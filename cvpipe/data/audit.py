@@ -7,7 +7,6 @@ left out unless the caller asks for it, and then it is still told.
 """
 
 import hashlib
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from cvpipe.data.quality import (
 )
 from cvpipe.data.splits import merge_groups
 from cvpipe.data.thumbnails import THUMBNAIL_PIXELS, grey_thumbnail
+from cvpipe.files import open_regular
 from cvpipe.frames import SPLITS
 
 Result = TypeVar("Result")
@@ -100,9 +100,7 @@ class Audit:
 def hash_file(path: Path) -> str:
     """Hash a file's bytes; `""` when it cannot be read, which is for the audit to tell."""
     try:
-        if not path.is_file():  # a pipe would be waited for, a device read without an end
-            return ""
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
@@ -189,9 +187,8 @@ def _inspect(
     path: Path, rule: DecodeRule
 ) -> tuple[dict[str, Any], np.ndarray] | UnreadableImageError:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return UnreadableImageError("unreadable", "it is not a regular file")
-        pixels, facts = inspect_image(path.read_bytes(), rule)
+        with open_regular(path) as file:
+            pixels, facts = inspect_image(file.read(), rule)
         thumbnail = grey_thumbnail(pixels)
         # A picture of more than one grey value, as most are, needs no closer look.
         constant = thumbnail.min() == thumbnail.max() and is_constant(pixels)

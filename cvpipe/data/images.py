@@ -36,6 +36,7 @@ from cvpipe.config import DataSection, ImagesSection
 from cvpipe.data.foreign import foreign_kind
 from cvpipe.data.truncation import ends_early
 from cvpipe.errors import InputError
+from cvpipe.files import open_regular
 from cvpipe.formats import (
     DAMAGE,
     FORMAT_ALIASES,
@@ -241,7 +242,8 @@ def read_image(path: Path, rule: DecodeRule = DEFAULT_RULE) -> np.ndarray:
         InputError: The file is missing or is not a complete image; the message names it.
     """
     try:
-        return decode_image(path.read_bytes(), rule)
+        with open_regular(path) as file:
+            return decode_image(file.read(), rule)
     except UnreadableImageError as error:
         raise InputError(f"cannot read the image {str(path)!r}: {error.reason}.") from None
     except OSError as error:

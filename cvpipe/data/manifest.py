@@ -22,6 +22,7 @@ from cvpipe import frames
 from cvpipe.config import FOLDERS
 from cvpipe.data.images import SUFFIX_FORMATS
 from cvpipe.errors import InputError, nearest_name
+from cvpipe.files import open_regular
 from cvpipe.formats import is_dicom
 
 # How people write the names of a given split, in any case.
@@ -210,9 +211,7 @@ def is_image_name(name: str) -> bool:
 def is_dicom_file(path: Path) -> bool:
     """Whether a file's content is DICOM, whatever its name; false when it cannot be read."""
     try:
-        if not path.is_file():  # a pipe would be waited for
-            return False
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return is_dicom(file.read(DICOM_HEAD_BYTES))
     except OSError:
         return False

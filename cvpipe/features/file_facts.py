@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cvpipe.errors import InputError
+from cvpipe.files import open_regular
 from cvpipe.formats import (
     FORMAT_ALIASES,
     FORMATS,
@@ -69,7 +70,7 @@ def read_file_facts(path: Path) -> FileFacts:
             message names it. Damage behind the header is not noticed.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             name = find_format(file.read(START_BYTES))
             file.seek(0)
             if not name:

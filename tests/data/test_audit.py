@@ -167,7 +167,12 @@ def test_missing_files(root, drop_unreadable):
             severity,
             f"the file cannot be opened: Not a directory{end}",
         ),
-        ("0/folder.png", "unreadable", severity, f"it is not a regular file{end}"),
+        (
+            "0/folder.png",
+            "unreadable",
+            severity,
+            f"the file cannot be opened: it is not a regular file{end}",
+        ),
     ]
     assert len(audit.rows) == (12 if drop_unreadable else 16)
 
@@ -183,7 +188,7 @@ def test_a_file_that_may_not_be_read(root, monkeypatch):
 def test_a_pipe_is_not_waited_for(root):
     os.mkfifo(root / "0" / "pipe.png")
     (root / "0" / "device.png").symlink_to("/dev/zero")
-    reason = ("unreadable", "error", "it is not a regular file")
+    reason = ("unreadable", "error", "the file cannot be opened: it is not a regular file")
     names = ["0/device.png", "0/pipe.png"]
     assert findings_of(audit_of(root)) == [(name, *reason) for name in names]
     assert [hash_file(root / name) for name in names] == ["", ""]

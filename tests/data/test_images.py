@@ -1,5 +1,6 @@
 import hashlib
 import io
+import os
 import re
 import struct
 import sys
@@ -30,6 +31,7 @@ from cvpipe.data.images import (
 )
 from cvpipe.data.truncation import ends_early
 from cvpipe.errors import InputError
+from cvpipe.features.file_facts import read_file_facts
 from cvpipe.formats import is_dicom
 
 # Pillow warns of damaged metadata, which some of these files have on purpose.
@@ -636,6 +638,15 @@ def test_pixels_hash_sees_pixels_and_shape_only(photo):
 # Files.
 
 
+@pytest.mark.parametrize("read", [read_image, read_file_facts])
+def test_a_pipe_is_not_waited_for(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes into it
+    with pytest.raises(InputError, match="it is not a regular file"):
+        read(tmp_path / "pipe.png")
+    with pytest.raises(InputError, match="it is not a regular file"):
+        read(tmp_path)
+
+
 def test_read_image(tmp_path, photo):
     path = tmp_path / "größe 1.png"
     path.write_bytes(encode(photo, "PNG"))
@@ -647,7 +658,7 @@ def test_read_image_names_the_file(tmp_path):
     text.write_text("hello")
     for path, reason in [
         (missing, "No such file or directory."),
-        (tmp_path, "Is a directory."),
+        (tmp_path, "it is not a regular file."),
         (text, f"its content is none of {', '.join(FORMATS)}; it looks like text."),
     ]:
         expected = re.escape(f"cannot read the image {str(path)!r}: {reason}")

@@ -114,7 +114,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder(tmp_path):
-    check_message(tmp_path, "Is a directory")
+    check_message(tmp_path, "it is not a regular file")
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n"])
