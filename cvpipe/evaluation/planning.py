@@ -57,10 +57,21 @@ def expect(group_sizes: Sequence[int]) -> Expectation:
     Raises:
         InputError: There is no group, or an empty one.
     """
-    numbers = (sum(group_sizes), effective_number(group_sizes))
+    return expect_of(sum(group_sizes), len(group_sizes), effective_number(group_sizes))
+
+
+def expect_of(num_images: int, num_groups: int, num_effective: int) -> Expectation:
+    """Compute what images can show, of which is known how many are worth something of their own.
+
+    Args:
+        num_images: Number of images.
+        num_groups: Number of their groups.
+        num_effective: See `effective_number`.
+    """
+    numbers = (num_images, num_effective)
     return Expectation(
-        sum(group_sizes),
-        len(group_sizes),
+        num_images,
+        num_groups,
         *(expected_half_width(n, ASSUMED_ACCURACY) for n in numbers),
         *(smallest_detectable_difference(n, ASSUMED_DISAGREEMENT) for n in numbers),
     )

@@ -12,15 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe.data.manifest import LABEL_GIVEN
-from cvpipe.evaluation.planning import (
-    ASSUMED_ACCURACY,
-    ASSUMED_DISAGREEMENT,
-    Expectation,
-    effective_number,
-    expected_half_width,
-    in_words,
-    smallest_detectable_difference,
-)
+from cvpipe.evaluation.planning import effective_number, expect_of, in_words
 from cvpipe.models.backbones import BACKBONES, build_backbone
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import set_threads
@@ -321,14 +313,7 @@ def groups_in_words(fingerprint: Fingerprint) -> str:
 def answer_in_words(fingerprint: Fingerprint) -> str:
     """Say how exact the answer of the test images can be, as a run will say it."""
     f = fingerprint
-    numbers = (f.test_images, f.test_effective)
-    expected = Expectation(
-        f.test_images,
-        f.test_groups,
-        *(expected_half_width(n, ASSUMED_ACCURACY) for n in numbers),
-        *(smallest_detectable_difference(n, ASSUMED_DISAGREEMENT) for n in numbers),
-    )
-    return in_words("test", expected)
+    return in_words("test", expect_of(f.test_images, f.test_groups, f.test_effective))
 
 
 def similarity_in_words(similarity: Similarity | None) -> str:
