@@ -15,7 +15,7 @@ such as the cells of one solar module, reach .995 at 32x32 pixels and .994 at 64
 than .973 at 128x128, where the grain of each shows; so what is in the same frame is proven there,
 unless the images are small themselves. A brighter copy, or one of more contrast, is cut off at
 white and black, and has no structure left where it was; so those places are not compared.
-Without this, one in twenty brightened solar cells falls below .98; with it, one in 400.
+Without this, one in twenty brightened solar cells falls below .98; with it, one in 200.
 
 The bounds were chosen on planted copies; `benchmarks/near_duplicates.py` shows what they find
 and what they merge falsely.

@@ -14,6 +14,7 @@ from cvpipe.errors import GateError, InputError
 from cvpipe.stages.plan import make_plan
 from cvpipe.stages.risks import find_risks, find_warnings
 from tests.conftest import run_cvpipe
+from tests.data.odd_files import dicom_of
 
 PIPELINE = """
 threads = 2
@@ -140,6 +141,29 @@ def test_a_leak_that_is_allowed_is_the_biggest_risk(leaking):
     assert risk.headline == "The given split leaks."
     assert risk.text.startswith("2 images, 1 of them test images, belong together with images on")
     assert "The given split leaks." in run.report_path.read_text(encoding="utf-8")
+
+
+def test_a_patient_in_two_parts_of_a_given_split_stops_a_run(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, number in {"train": 8, "val": 5, "test": 6}.items():
+        for label in ("0", "1"):
+            folder = tmp_path / "images" / split / label
+            folder.mkdir(parents=True)
+            for count in range(number):
+                values = rng.integers(0, 256, (24, 32), dtype=np.uint8)
+                patient = f"{split} {label} {count}"
+                (folder / f"{count}.dcm").write_bytes(dicom_of(values, PatientID=patient))
+    leaked = dicom_of(values[::-1], PatientID="train 0 3")  # another picture
+    (tmp_path / "images" / "test" / "0" / "other day.dcm").write_bytes(leaked)
+    pipeline = PIPELINE.format(protocol="given", labels="folders")
+    (tmp_path / "p.toml").write_text(pipeline)
+    answer = run_cvpipe("run", "p.toml", cwd=tmp_path)
+    assert answer.returncode == 1
+    told = " ".join((answer.stdout + answer.stderr).split())
+    assert "test/0/other day.dcm: in test, but it belongs together with 'train/0/3.dcm'" in told
+    # Other images of one patient are no leak where they are not to be kept together.
+    run = run_given(tmp_path, settings=["data.patient_groups=false"])
+    assert run.manifest()["split"].value_counts().to_dict() == {"train": 16, "test": 13, "val": 10}
 
 
 def test_a_leak_between_train_and_val_is_a_leak(tmp_path):
