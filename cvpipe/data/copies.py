@@ -4,8 +4,9 @@ Grey 64x64 thumbnails flow in, pairs of rows flow out, in two steps.
 
 **Candidates.** Every image is looked at in several *views*: whole, mirrored, and without the
 border that a crop would take away. For each whole image, and each kind of view, the view of
-another that is most like it is looked up by the correlation of 16x16 pixels. All are compared;
-there is no index that could miss one.
+another that is most like it is looked up by the correlation of 16x16 pixels, among those that are
+not known to belong together with it already. All are compared; there is no index that could miss
+one.
 
 **Proof.** Images of one kind are much alike at 16x16 pixels without being copies, so a candidate
 counts only when the fine structure agrees as well: the correlation of what is left after a blur
@@ -200,9 +201,7 @@ def find_copies(
     found = []
     for number, view in enumerate(VIEWS):
         seen = whole if view is WHOLE else coarse(thumbnails, sizes, view)
-        first, second = most_alike(whole, seen, block_rows)
-        new = known[first] != known[second]
-        first, second = first[new], second[new]
+        first, second = most_alike(whole, seen, known, block_rows)
         rows, place = np.unique(second, return_inverse=True)
         score = correlate(details, detail(thumbnails[rows], sizes[rows], view), first, place)
         if view.same_frame:
@@ -221,13 +220,14 @@ def find_copies(
 
 
 def most_alike(
-    whole: np.ndarray, seen: np.ndarray, block_rows: int = BLOCK_ROWS
+    whole: np.ndarray, seen: np.ndarray, known: np.ndarray, block_rows: int = BLOCK_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find for each whole image the view of another that is most like it.
 
     Args:
         whole: `float32` array of shape `(n, k)`, rows of mean 0 and length 1.
         seen: The same for a view of each image.
+        known: `int` array of shape `(n,)`: rows of the same number are not compared.
         block_rows: Rows compared at once.
 
     Returns:
@@ -239,7 +239,7 @@ def most_alike(
     for top in range(0, len(whole), block_rows):
         likeness = whole[top : top + block_rows] @ seen.T
         row = np.arange(len(likeness))
-        likeness[row, top + row] = -1.0
+        likeness[known[top + row, None] == known] = -1.0
         best[top + row] = likeness.argmax(axis=1)
         highest[top + row] = likeness[row, best[top + row]]
     first = np.flatnonzero(highest >= MIN_COARSE)

@@ -255,19 +255,22 @@ def test_without_blur_takes_away_slopes_and_keeps_dots():
     assert left[1, 16, 16] == pytest.approx(100 * (1 - 1 / (2 * np.pi)), abs=0.5)
 
 
+@pytest.mark.parametrize("known", [[*range(11)], [0, 0, 0, 3, 4, 4, 4, 7, 8, 8, 8]])
 @pytest.mark.parametrize("block_rows", [1, 3, 7, 100])
-def test_most_alike_is_the_highest_of_the_others(block_rows):
+def test_most_alike_is_the_highest_of_those_not_known(block_rows, known):
     rng = np.random.default_rng(0)
     pictures = rng.normal(0, 1, (3, 1, 16)).repeat(3, axis=1) + rng.normal(0, 0.2, (3, 3, 16))
     rows = unit_rows(np.concatenate([pictures.reshape(9, 16), rng.normal(0, 1, (2, 16))]))
     seen = unit_rows(rows + rng.normal(0, 0.02, rows.shape))
     likeness = np.corrcoef(rows, seen)[:11, 11:]
-    np.fill_diagonal(likeness, -1)
+    known = np.array(known)
+    likeness[np.equal.outer(known, known)] = -1
     expected = {
         row: int(likeness[row].argmax()) for row in range(11) if likeness[row].max() >= 0.85
     }
-    assert set(expected) == set(range(9))
-    first, second = most_alike(rows, seen, block_rows)
+    # The first nine are three of a kind, and the first three may know one another.
+    assert set(expected) == set(range(0 if known[1] else 3, 9))
+    first, second = most_alike(rows, seen, known, block_rows)
     assert dict(zip(first.tolist(), second.tolist(), strict=True)) == expected
 
 
@@ -423,7 +426,7 @@ def test_planted_copies_are_found_in_the_packaged_data_sets(dataset):
         by_hash = find_clusters(keys(num_images), corpus.labels, hash_thumbnails(corpus.thumbnails))
         assert len(set(by_hash.cluster)) == pytest.approx(1_070, abs=5)
         assert by_hash.mixed == ()
-        assert num_plain == pytest.approx(621, abs=5)
+        assert num_plain == pytest.approx(595, abs=5)
     if name == "digits":  # no image is a copy of another
         assert num_images - num_plain <= num_images / 1_000
     # 200 other originals for each kind, so that one search does for all.
