@@ -32,7 +32,7 @@ from cvpipe.data.duplicates import spanning_forest
 from cvpipe.data.images import decode_image, read_image
 from cvpipe.data.manifest import is_image_name
 
-TURNS = 2
+TURNS = 5
 CHECKS = ("exact_duplicates", "near_duplicates", "dark", "light", "blurry", "odd_size")
 MAX_DISTANCE = 64
 JPEG_START = b"\xff\xd8"
@@ -154,10 +154,11 @@ def measure_audit(root: Path, num_planted: int, with_theirs: bool) -> None:
         decoding.append(cpu_seconds(lambda: decode_all(root, image_ids)))
         for name, tool in tools.items():
             seconds[name].append(cpu_seconds(lambda tool=tool: tool(root, image_ids)))
-    print(f"\n{root.name}: {len(image_ids):,} files decoded in {min(decoding):.1f} CPU seconds")
+    usual = np.median(decoding)
+    print(f"\n{root.name}: {len(image_ids):,} files decoded in {usual:.1f} CPU seconds")
     for name, times in seconds.items():
-        ratio = min(times) / min(decoding)
-        print(f"  {name}: {min(times):.1f} CPU seconds, {ratio:.2f} x decoding", flush=True)
+        ratio = np.median(np.divide(times, decoding))
+        print(f"  {name}: {np.median(times):.1f} CPU seconds, {ratio:.2f} x decoding", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for child in root.iterdir():

@@ -151,6 +151,7 @@ def audit_images(
         rows = rows[~rows["image_id"].isin([finding.image_id for finding in unreadable])]
     facts = pd.DataFrame(decoded, columns=FACT_COLUMNS)
     thumbnails = stack_thumbnails(pictures)
+    del pictures  # as large again
     facts[QUALITY_COLUMNS] = measure_quality(thumbnails)
 
     def load(keys: Iterable[str], look: Callable[[np.ndarray], Result]) -> Iterator[Result]:
@@ -223,6 +224,7 @@ def same_pixels(
     shown = [hashlib.sha256(thumbnail).hexdigest() for thumbnail in thumbnails]
     alike = facts.assign(shown=shown).groupby(["height", "width", "shown"])["sha256"]
     asked = alike.transform("nunique") > 1
+    # Files of the same bytes are asked for together or not at all, so one column serves both.
     content = facts["sha256"].copy()
     content[asked] = list(load_hashes(facts.loc[asked, "image_id"]))
     return facts.groupby(content)["image_id"].transform("first")

@@ -15,7 +15,8 @@ frame with nothing but its original, so 32x32 pixels tell. Different objects in 
 such as the cells of one solar module, reach .995 at 32x32 pixels and .994 at 64x64, but no more
 than .973 at 128x128, where the grain of each shows; so what is in the same frame is proven there,
 unless the images are small themselves. A brighter copy, or one of more contrast, is cut off at
-white and black, and has no structure left where it was; so those places are not compared.
+white and black, and has no structure left where it was; so those places are not compared,
+unless hardly any other is left.
 Without this, one in twenty brightened solar cells falls below .98; with it, one in 200.
 
 The bounds were chosen on planted copies; `benchmarks/near_duplicates.py` shows what they find
@@ -54,17 +55,21 @@ MIN_DETAIL = 0.94
 # Together with a near hash less is enough, and for a closer look.
 MIN_ALIKE = 0.9
 # What is in the same frame and large is looked at more closely: at the thumbnails, which are at
-# hand, and if those agree, at 128x128 pixels, for which the files are decoded again.
+# hand, and if those agree, at 128x128 pixels, for which the files are decoded again. Thumbnails
+# of fine texture agree less, because that of a mirrored image is not quite the mirrored thumbnail.
+MIN_THUMBNAIL = 0.97
 MIN_GRAIN = 0.98
+# Shorter than any structure: of one colour, rounding leaves a length below a thousandth.
+ROUNDING = 1e-2
 # Images with a shorter side have no grain to show at 128x128 pixels.
 FINE_SIDE_PIXELS = 96
 # Values up to and from which a pixel may have been cut off, and how far that reaches.
 BLACK, WHITE = 5, 250
 REACH_PIXELS = 2
-# Where a smaller share is left to compare, nothing is proven.
+# Where a smaller share is left to compare, such as of a page of text, everything is compared.
 MIN_SHARE = 0.05
-# Pairs whose grain is compared at once: about 150 MB.
-BLOCK_PAIRS = 512
+# Pairs whose grain is compared at once: about 180 MB.
+BLOCK_PAIRS = 256
 
 
 class View(NamedTuple):
@@ -202,15 +207,18 @@ def find_copies(
     for number, view in enumerate(VIEWS):
         seen = whole if view is WHOLE else coarse(thumbnails, sizes, view)
         first, second = most_alike(whole, seen, known, block_rows)
+        if view.same_frame:  # either row may have found the other
+            first, second = np.unique(np.sort([first, second], axis=0), axis=1)
         rows, place = np.unique(second, return_inverse=True)
         score = correlate(details, detail(thumbnails[rows], sizes[rows], view), first, place)
         if view.same_frame:
             large = np.minimum(sizes[first], sizes[second]).min(axis=1) >= FINE_SIDE_PIXELS
             asked = np.flatnonzero(large & (score >= MIN_ALIKE))
             score[large] = -1.0
-            for load in (thumbnails.__getitem__, load_fine):
+            for load, least in ((thumbnails.__getitem__, MIN_THUMBNAIL), (load_fine, MIN_GRAIN)):
                 agreement = compare_grain(first[asked], second[asked], view, load)
-                asked, agreement = asked[agreement >= MIN_GRAIN], agreement[agreement >= MIN_GRAIN]
+                agrees = agreement >= least
+                asked, agreement = asked[agrees], agreement[agrees]
             score[asked] = agreement
         proven = score >= MIN_DETAIL
         found.append(
@@ -262,7 +270,7 @@ def compare_grain(
 
     Returns:
         `float64` array with one correlation in [-1, 1] per pair, of what neither has cut off at
-        black or white; -1 where that is too little.
+        black or white; of everything where that is less than a twentieth. -1 for one colour.
     """
     turn = slice(None, None, -1 if view.mirrored else 1)
     scores = [np.empty(0)]
@@ -297,7 +305,7 @@ def not_cut_off(pictures: np.ndarray) -> np.ndarray:
 
 
 def correlate_shown(pictures: np.ndarray, others: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Correlate pairs of pictures where both are shown.
+    """Correlate pairs of pictures where both are shown, or everywhere if that is too little.
 
     Args:
         pictures: `float32` array of shape `(n, side, side)`.
@@ -305,21 +313,19 @@ def correlate_shown(pictures: np.ndarray, others: np.ndarray, shown: np.ndarray)
         shown: `bool` array of the same shape.
 
     Returns:
-        `float64` array of shape `(n,)` in [-1, 1]; -1 where less than a twentieth is shown, or
-        all of it has one value.
+        `float64` array of shape `(n,)` in [-1, 1]; -1 where all of it has one value.
     """
     weights = shown.reshape(len(shown), -1).astype(np.float32)
-    share = weights.mean(axis=1)
+    weights[weights.mean(axis=1) < MIN_SHARE] = 1.0
     rows = []
     for picture in (pictures, others):
         row = picture.reshape(weights.shape) * weights
-        mean = row.mean(axis=1) / np.maximum(share, MIN_SHARE)
-        rows.append(row - mean[:, None] * weights)
+        mean = row.sum(axis=1, keepdims=True) / weights.sum(axis=1, keepdims=True)
+        rows.append(row - mean * weights)
     one, other = rows
     length = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     product = np.einsum("ij,ij->i", one, other, dtype=np.float64)
-    known = (share >= MIN_SHARE) & (length > 1e-3)
-    return np.divide(product, length, out=np.full(len(one), -1.0), where=known)
+    return np.divide(product, length, out=np.full(len(one), -1.0), where=length > ROUNDING)
 
 
 def correlate(
@@ -461,4 +467,4 @@ def unit_rows(pictures: np.ndarray) -> np.ndarray:
     rows = pictures.reshape(len(pictures), math.prod(pictures.shape[1:]))
     rows = rows - rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-3)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > ROUNDING)

@@ -61,7 +61,7 @@ def expect(group_sizes: Sequence[int]) -> Expectation:
 
 
 def expect_of(num_images: int, num_groups: int, num_effective: int) -> Expectation:
-    """Compute what images can show, of which is known how many are worth something of their own.
+    """Compute what images can show, given how many independent ones they are worth.
 
     Args:
         num_images: Number of images.

@@ -128,6 +128,13 @@ def test_one_other_value_anywhere_is_not_one_colour(shape):
         assert not is_constant(other)
 
 
+def test_the_sharpest_picture_there_is():
+    board = (np.indices((64, 64)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    reference = ndimage.laplace(board.astype(float)).var() / board.astype(float).var()
+    [sharpness] = measure_quality(board[None])["sharpness"]
+    assert sharpness == pytest.approx(reference, abs=1e-4)
+
+
 def test_many_pictures_are_measured_as_one_by_one(monkeypatch):
     thumbnails = np.stack([grey_thumbnail(image) for image in crops(7)])
     alone = pd.concat([measure_quality(thumbnail[None]) for thumbnail in thumbnails])
