@@ -12,17 +12,20 @@ The predicted class is the most probable one, the first on a tie. What cannot be
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from cvpipe.errors import InputError
+from cvpipe.errors import InputError, nearest_name
 
 # The spacing of float32 numbers just below 1 is 6e-8: a float32 softmax cannot say "nearly
 # sure" more finely, yet it can say exactly 0. One certain mistake then costs 16.1, not infinity.
 PROBABILITY_FLOOR = 1e-7
 NUM_CALIBRATION_BINS = 15
+# Numbers of most probable classes among which the true one is sought.
+TOP_KS = (3, 5)
 
 
 def accuracy(
@@ -52,6 +55,51 @@ def macro_f1(
     return macro_f1_of_counts(_class_counts(targets, probabilities, weights))
 
 
+def matthews(
+    targets: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Correlation of the predicted with the true class, in [-1, 1]; 0 is chance.
+
+    With two classes it is Matthews' coefficient, with more Gorodkin's, which cannot reach -1.
+    A constant answer has 0 (the formula says 0 / 0): it varies with nothing, and 0 is what the
+    coefficient tends to. NaN if all images have one class: then nothing can be told apart.
+
+    References:
+        Matthews, "Comparison of the predicted and observed secondary structure of T4 phage
+        lysozyme", Biochimica et Biophysica Acta 405, 1975; Gorodkin, "Comparing two
+        K-category assignments by a K-category correlation coefficient", Computational
+        Biology and Chemistry 28, 2004, equation 8; for the limit, Chicco and Jurman, "The
+        advantages of the Matthews correlation coefficient (MCC) over F1 score and accuracy
+        in binary classification evaluation", BMC Genomics 21, 2020, methods.
+    """
+    true, given, both = _class_shares(targets, probabilities, weights)
+    covariance = both.sum(axis=-1) - (true * given).sum(axis=-1)
+    variance, given_variance = 1 - (true**2).sum(axis=-1), 1 - (given**2).sum(axis=-1)
+    # Rounding can leave a variance a hair below 0.
+    scale = np.sqrt(np.clip(variance, 0, None) * np.clip(given_variance, 0, None))
+    coefficient = np.where((given > 0).sum(axis=-1) > 1, _ratio(covariance, scale), 0.0)
+    return np.where((true > 0).sum(axis=-1) > 1, np.clip(coefficient, -1, 1), np.nan)
+
+
+def kappa(
+    targets: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Cohen's kappa of the predicted and the true class, in [-1, 1]; 0 is chance.
+
+    The accuracy above that of answers dealt out at random in the numbers in which the classes
+    were predicted, as a share of the most it could be above. Unweighted: all mistakes are
+    equally bad. NaN if there is one class only, true and predicted.
+
+    References:
+        Cohen, "A Coefficient of Agreement for Nominal Scales", Educational and Psychological
+        Measurement 20, 1960.
+    """
+    true, given, both = _class_shares(targets, probabilities, weights)
+    by_chance = (true * given).sum(axis=-1)
+    has_two_classes = (true + given > 0).sum(axis=-1) > 1
+    return _ratio(both.sum(axis=-1) - by_chance, np.where(has_two_classes, 1 - by_chance, 0.0))
+
+
 def log_loss(
     targets: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
@@ -72,12 +120,67 @@ def roc_auc(
     """
     weights = _check_weights(targets, probabilities, weights)
     num_classes = probabilities.shape[1]
-    classes = [1] if num_classes == 2 else list(range(num_classes))
-    areas = np.stack(
-        [_area_of_class(targets == index, probabilities[:, index], weights) for index in classes],
-        axis=-1,
-    )
-    return _mean_where(np.isfinite(areas), areas)
+    classes = [1] if num_classes == 2 else range(num_classes)  # the other one's area is equal
+    return _mean_over_classes(_area_of_class, classes, targets, probabilities, weights)
+
+
+def pr_auc(
+    targets: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Area under the curve of precision against recall, as average precision.
+
+    The precision at each threshold, weighted by the recall gained there: steps, no straight
+    lines between the points, which would promise too much. Equal scores are one threshold.
+    The mean of one class against the rest over the classes that some, but not all, images
+    have, also of two classes: the areas of two classes differ, and none of them is called the
+    positive one. NaN if there is none. Chance is a class's share of the images.
+
+    References:
+        Davis and Goadrich, "The Relationship Between Precision-Recall and ROC Curves", ICML
+        2006, section 4 (no straight lines); Manning, Raghavan and Schütze, "Introduction to
+        Information Retrieval", 2008, section 8.4 (average precision).
+    """
+    weights = _check_weights(targets, probabilities, weights)
+    classes = range(probabilities.shape[1])
+    return _mean_over_classes(_average_precision, classes, targets, probabilities, weights)
+
+
+def top_k(
+    targets: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, *, k: int
+) -> np.ndarray:
+    """Share of images whose true class is among the `k` most probable ones.
+
+    On a tie the first classes are the more probable ones, as for the predicted class, so
+    `k = 1` is the accuracy.
+    """
+    weights = _check_weights(targets, probabilities, weights)
+    of_true = probabilities[np.arange(len(targets)), targets][:, None]
+    is_earlier = np.arange(probabilities.shape[1]) < targets[:, None]
+    ahead = (probabilities > of_true) | ((probabilities == of_true) & is_earlier)
+    return _weighted_mean(ahead.sum(axis=1) < k, weights)
+
+
+def cost(
+    targets: np.ndarray,
+    probabilities: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    costs: np.ndarray,
+) -> np.ndarray:
+    """Mean cost of the predicted classes.
+
+    Args:
+        targets: See the head of this module.
+        probabilities: The same; the predicted class is the most probable one, whatever it
+            may cost.
+        weights: The same.
+        costs: `(num_classes, num_classes)`, see `cost_matrix`.
+
+    References:
+        Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001, section 1.
+    """
+    weights = _check_weights(targets, probabilities, weights)
+    return _weighted_mean(costs[targets, probabilities.argmax(axis=1)], weights)
 
 
 def brier(
@@ -143,6 +246,19 @@ def f1(
     return _f1_of_counts(_class_counts(targets, probabilities, weights))
 
 
+def specificity(
+    targets: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """For each class, the share of the images of other classes that are not given it.
+
+    NaN if there are no such images.
+    """
+    counts = _class_counts(targets, probabilities, weights)
+    true, given, both = (counts[..., row, :] for row in range(3))
+    others = true.sum(axis=-1, keepdims=True) - true
+    return _ratio(others - (given - both), others)
+
+
 class Metric(NamedTuple):
     """A metric and what there is to know about it.
 
@@ -150,9 +266,11 @@ class Metric(NamedTuple):
         function: Maps targets, probabilities and weights to values.
         higher_is_better: Whether a larger value is a better one.
         title: Name for tables and figures.
-        upper: Largest possible value; the smallest possible one is 0 for all.
-        over_classes: Whether it is a mean over classes, so that the rarest class limits
-            how well it is known, or a mean over images.
+        upper: Largest possible value.
+        over_classes: Whether it is a mean over classes, or corrected for their frequencies,
+            so that the rarest class limits how well it is known; otherwise a mean over images.
+        is_proportion: Whether it is the share of images of which something is true.
+        lower: Smallest possible value.
     """
 
     function: Callable[..., np.ndarray]
@@ -160,23 +278,114 @@ class Metric(NamedTuple):
     title: str
     upper: float
     over_classes: bool
+    is_proportion: bool = False
+    lower: float = 0.0
 
 
+# What every predictions table has; see also `metrics_for`.
 METRICS = {
-    "accuracy": Metric(accuracy, True, "Accuracy", 1.0, False),
+    "accuracy": Metric(accuracy, True, "Accuracy", 1.0, False, is_proportion=True),
     "balanced_accuracy": Metric(balanced_accuracy, True, "Balanced accuracy", 1.0, True),
     "macro_f1": Metric(macro_f1, True, "Macro F1", 1.0, True),
+    "matthews": Metric(matthews, True, "Matthews correlation", 1.0, True, lower=-1.0),
+    "kappa": Metric(kappa, True, "Cohen's kappa", 1.0, True, lower=-1.0),
     "log_loss": Metric(log_loss, False, "Log loss", -math.log(PROBABILITY_FLOOR), False),
     "roc_auc": Metric(roc_auc, True, "ROC-AUC", 1.0, True),
+    "pr_auc": Metric(pr_auc, True, "PR-AUC", 1.0, True),
     "brier": Metric(brier, False, "Brier score", 2.0, False),
     "ece": Metric(ece, False, "Expected calibration error", 1.0, False),
 }
 # One value per class instead of one value.
 CLASS_METRICS = {
-    "precision": Metric(precision, True, "Precision", 1.0, False),
-    "recall": Metric(recall, True, "Recall", 1.0, False),
+    "precision": Metric(precision, True, "Precision", 1.0, False, is_proportion=True),
+    "recall": Metric(recall, True, "Recall", 1.0, False, is_proportion=True),
     "f1": Metric(f1, True, "F1", 1.0, False),
+    "specificity": Metric(specificity, True, "Specificity", 1.0, False, is_proportion=True),
 }
+
+
+def metrics_for(num_classes: int, costs: np.ndarray | None = None) -> dict[str, Metric]:
+    """List the metrics over all classes of a predictions table.
+
+    `METRICS`, then `top_3` and `top_5` where there are more classes than that (otherwise no
+    answer could miss), then `cost` where costs are given.
+
+    Args:
+        num_classes: Number of classes.
+        costs: See `cost_matrix`.
+
+    Raises:
+        InputError: `costs` is not such a matrix.
+    """
+    metrics = dict(METRICS)
+    for k in TOP_KS:
+        if num_classes > k:
+            function = partial(top_k, k=k)
+            metrics[f"top_{k}"] = Metric(
+                function, True, f"Top-{k} accuracy", 1.0, False, is_proportion=True
+            )
+    if costs is not None:
+        largest = float(check_costs(costs, num_classes).max())
+        metrics["cost"] = Metric(partial(cost, costs=costs), False, "Mean cost", largest, False)
+    return metrics
+
+
+def cost_matrix(costs: Mapping[str, Mapping[str, float]], class_names: Sequence[str]) -> np.ndarray:
+    """Write the costs of mistakes as a matrix; what is not named costs 1.
+
+    Args:
+        costs: True class to predicted class to cost, in any unit.
+        class_names: Class order.
+
+    Returns:
+        `float64 (num_classes, num_classes)`: rows true, columns predicted, 0 on the diagonal.
+
+    Raises:
+        InputError: A class is unknown, or see `check_costs`.
+
+    Example:
+        >>> cost_matrix({"tumour": {"healthy": 20}}, ["healthy", "tumour"]).tolist()
+        [[0.0, 1.0], [20.0, 0.0]]
+    """
+    positions = {name: position for position, name in enumerate(class_names)}
+    for name in [*costs, *(predicted for row in costs.values() for predicted in row)]:
+        if name not in positions:
+            raise InputError(
+                f"evaluate.costs names the class {name!r}, but the images have the classes "
+                f"{list(class_names)}; {nearest_name(name, class_names)}"
+            )
+    matrix = 1.0 - np.eye(len(class_names))
+    for true, row in costs.items():
+        for predicted, value in row.items():
+            matrix[positions[true], positions[predicted]] = value
+    return check_costs(matrix, len(class_names))
+
+
+def check_costs(costs: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return costs that are 0 for right answers and not negative, but not 0 for all mistakes.
+
+    A right answer costs nothing so that the mean cost has a zero to be compared with. Where
+    right answers do cost something, subtract it from the row of the class.
+
+    Raises:
+        InputError: The costs are otherwise, or not of shape `(num_classes, num_classes)`.
+    """
+    if costs.shape != (num_classes, num_classes):
+        raise InputError(
+            f"costs of shape {costs.shape} do not fit {num_classes} classes; pass one row per "
+            "true class and one column per predicted class, in class order."
+        )
+    if not ((costs >= 0) & np.isfinite(costs)).all() or costs.diagonal().any():
+        raise InputError(
+            f"costs must be finite, not negative, and 0 for right answers, but are "
+            f"{costs.tolist()}; subtract what a right answer costs from the row of its class."
+        )
+    if not costs.any():
+        raise InputError(
+            "the costs of all mistakes are 0, so there is nothing to measure; give one mistake "
+            "a cost above 0, or leave evaluate.costs out."
+        )
+    return costs
 
 
 def is_correct(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -244,20 +453,73 @@ def _class_counts(
     return (weights @ terms).reshape(*weights.shape[:-1], 3, num_classes)
 
 
-def _area_of_class(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area of one class from one sort and one cumulative sum per resample."""
+def _class_shares(
+    targets: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shares of the images that have a class, are given it, both; each `(..., num_classes)`."""
+    counts = _class_counts(targets, probabilities, weights)
+    total = counts[..., :1, :].sum(axis=-1, keepdims=True)
+    shares = _ratio(counts, np.broadcast_to(total, counts.shape))
+    return shares[..., 0, :], shares[..., 1, :], shares[..., 2, :]
+
+
+def _mean_over_classes(
+    area: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    classes: Sequence[int],
+    targets: np.ndarray,
+    probabilities: np.ndarray,
+    weights: np.ndarray,
+) -> np.ndarray:
+    """Mean of an area of one class against the rest, where it is defined."""
+    # Image first: what is gathered and summed are then whole rows, which is several times faster.
+    by_image = np.ascontiguousarray(weights.T)
+    areas = [area(targets == index, probabilities[:, index], by_image) for index in classes]
+    return _mean_where(np.isfinite(areas).T, np.array(areas).T)
+
+
+def _area_of_class(positive: np.ndarray, scores: np.ndarray, by_image: np.ndarray) -> np.ndarray:
+    """ROC area of one class; weights `(n, ...)`, result `(...)`."""
     order = np.argsort(scores)
-    no_weight = np.zeros((*weights.shape[:-1], 1))
-    cumulative = np.concatenate([no_weight, np.cumsum(weights[..., order], axis=-1)], axis=-1)
-    sorted_scores = scores[order]
-    first = np.searchsorted(sorted_scores, scores[positive], side="left")
-    last = np.searchsorted(sorted_scores, scores[positive], side="right")
-    beaten = (cumulative[..., first] + cumulative[..., last]) / 2  # ties count one half
-    positive_weights = weights[..., positive]
-    num_positive = positive_weights.sum(axis=-1)
-    # `beaten` counts all images. Among themselves the positives beat half of each other.
-    wins = (positive_weights * beaten).sum(axis=-1) - num_positive**2 / 2
-    return _ratio(wins, num_positive * (weights.sum(axis=-1) - num_positive))
+    first = np.searchsorted(scores[order], scores[positive], side="left")
+    last = np.searchsorted(scores[order], scores[positive], side="right")
+    below, up_to = np.split(_sums_before(np.concatenate([first, last]), by_image[order]), 2)
+    positive_weights = by_image[positive]
+    num_positive = positive_weights.sum(axis=0)
+    # This counts all images, ties one half. Among themselves the positives beat half of each other.
+    wins = (positive_weights * (below + up_to)).sum(axis=0) / 2 - num_positive**2 / 2
+    return _ratio(wins, num_positive * (by_image.sum(axis=0) - num_positive))
+
+
+def _average_precision(
+    positive: np.ndarray, scores: np.ndarray, by_image: np.ndarray
+) -> np.ndarray:
+    """Average precision of one class; NaN without positives or without negatives."""
+    order = np.argsort(-scores)
+    descending = order[positive[order]]
+    thresholds = -scores[descending]
+    # Weights of the images, and of the positives, that score at least as high as each positive.
+    found = _sums_before(np.searchsorted(-scores[order], thresholds, side="right"), by_image[order])
+    right = _sums_before(
+        np.searchsorted(thresholds, thresholds, side="right"), by_image[descending]
+    )
+    num_positive = by_image[positive].sum(axis=0)
+    precisions = np.divide(right, found, out=np.zeros_like(right), where=found > 0)
+    gained = (by_image[descending] * precisions).sum(axis=0)
+    has_negatives = by_image[~positive].any(axis=0)
+    return _ratio(gained, np.where(has_negatives, num_positive, 0.0))
+
+
+def _sums_before(positions: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Sums of all rows before each position, `(len(positions), ...)`.
+
+    Rows between two neighbouring positions are summed first, so that only as many sums are
+    accumulated as are asked for.
+    """
+    edges = np.unique(np.append(positions, 0))
+    edges = edges[edges < len(rows)]
+    sums = np.cumsum(np.add.reduceat(rows, edges, axis=0), axis=0)
+    sums = np.concatenate([np.zeros((1, *rows.shape[1:])), sums])
+    return sums[np.searchsorted(edges, positions)]
 
 
 def _check_weights(

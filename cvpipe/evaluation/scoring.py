@@ -19,7 +19,7 @@ from cvpipe.evaluation.intervals import (
     percentile_interval,
     wilson_interval,
 )
-from cvpipe.evaluation.metrics import CLASS_METRICS, METRICS, calibration_gaps
+from cvpipe.evaluation.metrics import CLASS_METRICS, Metric, calibration_gaps, metrics_for
 from cvpipe.frames import (
     check_predictions,
     predicted_class_names,
@@ -29,7 +29,6 @@ from cvpipe.frames import (
 )
 
 COLUMNS = ["metric", "label", "value", "low", "high", "n"]
-PROPORTIONS = ("accuracy", "precision", "recall")
 
 
 def score_predictions(
@@ -37,18 +36,21 @@ def score_predictions(
     groups_by_image_id: Mapping[str, str] | pd.Series,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
+    costs: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Compute all metrics with 95 % intervals.
 
-    Accuracy, precision and recall are proportions: they have Wilson's interval when the images
-    counted all come from different groups. The calibration error has an interval of its own,
+    Accuracy (also among the k most probable classes), precision, recall and specificity are
+    proportions: they have Wilson's interval when the images counted all come from different
+    groups. The calibration error has an interval of its own,
     see `absolute_sum_interval`. Everything else has the percentile interval of the clustered
     bootstrap, stretched to hold the value if it does not.
 
     When the resampled values are all the same (a perfect classifier, a single group), the
     bootstrap sees no spread where there is some. Then Wilson's interval takes over, with the
-    number of *groups* for n and the value as a share of its largest possible one; for a mean
-    over classes with the groups of the rarest class. It is wide on purpose: of all variables
+    number of *groups* for n and the value as a share of the way from its smallest possible one
+    to its largest; for what is a mean over classes, or corrected for their frequencies, with
+    the groups of the rarest class. It is wide on purpose: of all variables
     between two ends that have a given mean, the one that takes only the ends varies most. A
     constant answer is left alone: whatever the images, its figures depend on their mix alone,
     and that the bootstrap does see.
@@ -58,31 +60,33 @@ def score_predictions(
         groups_by_image_id: The group of each image; it may know further images.
         seed: Seed of the resamples.
         num_resamples: Number of bootstrap resamples.
+        costs: What each mistake costs, see `cost_matrix`; without it there is no mean cost.
 
     Returns:
-        One row per metric of `METRICS` (label `""`), then precision, recall and F1 for each
+        One row per metric of `metrics_for` (label `""`), then each of `CLASS_METRICS` for each
         class in class order. Columns `metric, label, value, low, high, n`; `n` is the number
-        of images counted: all, those of the class (recall, F1), or those given it (precision).
-        What cannot be computed is NaN.
+        of images counted: all, those of the class (recall, F1), those given it (precision), or
+        those of other classes (specificity). What cannot be computed is NaN.
 
     Raises:
         InputError: The table breaks its contract or is empty, a label is missing or unknown,
-            an image has no group, or there is not one resample.
+            an image has no group, there is not one resample, or the costs are no cost matrix.
     """
     rows = sort_labelled(predictions)
     class_names = predicted_class_names(rows)
     targets = targets_of(rows["label"], class_names)
     probabilities = probabilities_of(rows)
     groups = groups_of(rows["image_id"], groups_by_image_id)
+    metrics = metrics_for(len(class_names), costs)
 
     def statistics(weights: np.ndarray) -> np.ndarray:
         arguments = (targets, probabilities, weights)
-        overall = [metric.function(*arguments) for metric in METRICS.values()]
+        overall = [metric.function(*arguments) for metric in metrics.values()]
         by_class = [metric.function(*arguments) for metric in CLASS_METRICS.values()]
         gaps = calibration_gaps(*arguments)
         return np.concatenate([np.stack(overall, axis=-1), *by_class, gaps], axis=-1)
 
-    keys = [(name, "") for name in METRICS]
+    keys = [(name, "") for name in metrics]
     keys += [(name, label) for name in CLASS_METRICS for label in class_names]
     values = statistics(np.ones(len(rows)))
     resampled = bootstrap(statistics, groups, num_resamples, np.random.default_rng(seed))
@@ -98,14 +102,13 @@ def score_predictions(
     for (name, label), value, interval in zip(
         keys, values[:first_gap].tolist(), intervals, strict=True
     ):
-        metric = (METRICS | CLASS_METRICS)[name]
+        metric = (metrics | CLASS_METRICS)[name]
         images = _images_behind(name, label, rows)
         evidence = rarest_class if metric.over_classes else groups[images]
-        is_proportion = name in PROPORTIONS
-        if is_constant and not is_proportion and math.isfinite(interval[0]):
+        if is_constant and not metric.is_proportion and math.isfinite(interval[0]):
             low, high = min(interval[0], value), max(interval[1], value)
         else:
-            low, high = _settle_interval(value, interval, evidence, metric.upper, is_proportion)
+            low, high = _settle_interval(value, interval, evidence, metric)
         table.append((name, label, value, low, high, int(images.sum())))
     return pd.DataFrame(table, columns=COLUMNS)
 
@@ -165,11 +168,12 @@ def groups_of(
 
 def _images_behind(name: str, label: str, rows: pd.DataFrame) -> np.ndarray:
     """Say which images a metric counts, `bool (n,)`."""
-    if name in METRICS:
+    if name not in CLASS_METRICS:
         return np.full(len(rows), True)
     if name == "precision":
         return predicted_labels(rows) == label
-    return rows["label"].to_numpy() == label
+    is_of_class = rows["label"].to_numpy() == label
+    return ~is_of_class if name == "specificity" else is_of_class
 
 
 def _groups_of_rarest_class(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -182,8 +186,7 @@ def _settle_interval(
     value: float,
     resampled: tuple[float, float],
     evidence: np.ndarray,
-    upper: float,
-    is_proportion: bool,
+    metric: Metric,
 ) -> tuple[float, float]:
     """Choose between the resampled interval and Wilson's; see `score_predictions`.
 
@@ -191,8 +194,7 @@ def _settle_interval(
         value: The value itself.
         resampled: Its interval by resampling.
         evidence: The groups of the images behind the value, one per image.
-        upper: Largest possible value.
-        is_proportion: Whether the value is a share of those images.
+        metric: What it is a value of.
     """
     if math.isnan(value):
         return math.nan, math.nan
@@ -200,7 +202,9 @@ def _settle_interval(
     num_groups = len(np.unique(evidence))
     independent = num_groups == len(evidence)
     # `not (a > b)` instead of `a <= b`, so that a NaN counts as collapsed.
-    if (is_proportion and independent) or not high - low > ROUNDING:
-        share = min(value / upper, 1.0)
-        low, high = (upper * end for end in wilson_interval(share * num_groups, num_groups))
+    if (metric.is_proportion and independent) or not high - low > ROUNDING:
+        extent = metric.upper - metric.lower
+        share = min(max((value - metric.lower) / extent, 0.0), 1.0)  # but for rounding
+        wilson = wilson_interval(share * num_groups, num_groups)
+        low, high = (metric.lower + extent * end for end in wilson)
     return min(low, value), max(high, value)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cvpipe.errors import InputError
 from cvpipe.evaluation.intervals import wilson_interval
-from cvpipe.evaluation.metrics import METRICS
+from cvpipe.evaluation.metrics import CLASS_METRICS, METRICS, cost, metrics_for
 from cvpipe.evaluation.scoring import groups_of, score_predictions, sort_labelled
 from cvpipe.frames import make_predictions
 
@@ -51,7 +51,7 @@ def ends(table, metric, label=""):
 def test_rows_and_columns_in_order():
     table = score_predictions(random_predictions(0), own_groups(random_predictions(0)), 0, 50)
     assert list(table) == ["metric", "label", "value", "low", "high", "n"]
-    per_class = [(name, label) for name in ("precision", "recall", "f1") for label in CLASSES]
+    per_class = [(name, label) for name in CLASS_METRICS for label in CLASSES]
     expected = [(name, "") for name in METRICS] + per_class
     assert list(zip(table["metric"], table["label"], strict=True)) == expected
     assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
@@ -70,6 +70,8 @@ def test_values_counts_and_wilson_by_hand():
     assert row(table, "recall", "0")[["value", "n"]].tolist() == [1 / 2, 2]
     assert row(table, "recall", "poppy")[["value", "n"]].tolist() == [1, 1]
     assert row(table, "f1", "poppy")[["value", "n"]].tolist() == [2 / 3, 1]
+    assert row(table, "specificity", "poppy")[["value", "n"]].tolist() == [4 / 5, 5]
+    assert ends(table, "specificity", "poppy") == pytest.approx(wilson_interval(4, 5))
     assert ends(table, "recall", "poppy") == pytest.approx(wilson_interval(1, 1))
     assert ends(table, "precision", "NA") == pytest.approx(wilson_interval(2, 3))
 
@@ -80,8 +82,12 @@ def test_a_perfect_classifier_is_not_certain_to_stay_perfect():
     table = score_predictions(predictions, own_groups(predictions), 0, 100)
     assert ends(table, "accuracy") == pytest.approx(wilson_interval(35, 35))
     assert ends(table, "recall", "NA") == pytest.approx(wilson_interval(5, 5))
-    for name in ("balanced_accuracy", "macro_f1", "roc_auc"):
+    for name in ("balanced_accuracy", "macro_f1", "roc_auc", "pr_auc"):
         assert ends(table, name) == pytest.approx(wilson_interval(5, 5)), name
+    assert ends(table, "specificity", "NA") == pytest.approx(wilson_interval(30, 30))
+    # From -1 to 1: of two classes in equal numbers, kappa is twice the accuracy minus 1.
+    for name in ("matthews", "kappa"):
+        assert ends(table, name) == pytest.approx((2 * wilson_interval(5, 5)[0] - 1, 1)), name
     missed = wilson_interval(0, 35)[1]
     assert ends(table, "brier") == pytest.approx((0, 2 * missed))
     assert ends(table, "log_loss") == pytest.approx((0, METRICS["log_loss"].upper * missed))
@@ -126,10 +132,83 @@ def test_a_collapsed_value_is_taken_as_a_share_of_its_largest():
     assert ends(table, "roc_auc") == pytest.approx(wilson_interval(0, 2))
 
 
+def test_a_classifier_that_is_always_wrong_has_intervals_from_the_lower_end():
+    labels = ["a"] * 6 + ["b"] * 9
+    turned = [{"a": "b", "b": "a"}[name] for name in labels]
+    predictions = one_hot_predictions(labels, turned, ["a", "b"])
+    table = score_predictions(predictions, own_groups(predictions), 0, 100)
+    missed = wilson_interval(0, 6)[1]
+    assert row(table, "matthews")["value"] == -1
+    assert ends(table, "matthews") == pytest.approx((-1, 2 * missed - 1))
+    # Kappa reaches -1 only where the two classes are equally frequent.
+    by_chance = 2 * 0.4 * 0.6
+    assert row(table, "kappa")["value"] == pytest.approx(-by_chance / (1 - by_chance))
+    assert -1 <= row(table, "kappa")["low"] < row(table, "kappa")["high"] < 0
+    assert ends(table, "balanced_accuracy") == pytest.approx((0, missed))
+
+
+def test_worse_than_chance_has_negative_intervals():
+    predictions = random_predictions(11, n=200, skill=-1.5)
+    table = score_predictions(predictions, own_groups(predictions), 0, 200)
+    for name in ("matthews", "kappa"):
+        low, high = ends(table, name)
+        assert -1 <= low < row(table, name)["value"] < high < 0
+
+
+def test_a_constant_answer_correlates_with_nothing():
+    labels = list("aaab") * 10
+    predictions = one_hot_predictions(labels, ["a"] * 40, ["a", "b"])
+    table = score_predictions(predictions, own_groups(predictions), 0, 200)
+    for name in ("matthews", "kappa"):
+        assert row(table, name)[["value", "low", "high"]].tolist() == [0, 0, 0], name
+    # Half the sum of the classes' shares.
+    assert row(table, "pr_auc")[["value", "low", "high"]].tolist() == pytest.approx([0.5] * 3)
+
+
+def test_the_k_most_probable_classes():
+    classes = [f"class {number}" for number in range(6)]
+    predictions = random_predictions(3, n=50, classes=classes)
+    table = score_predictions(predictions, own_groups(predictions), 0, 50)
+    probabilities = predictions.filter(regex="^p_").to_numpy()
+    true = [classes.index(label) for label in predictions["label"]]
+    places = (probabilities > probabilities[np.arange(50), true][:, None]).sum(axis=1)
+    for k in (3, 5):
+        hits = int((places < k).sum())
+        assert row(table, f"top_{k}")[["value", "n"]].tolist() == [hits / 50, 50]
+        assert ends(table, f"top_{k}") == pytest.approx(wilson_interval(hits, 50))
+    five = score_predictions(random_predictions(3, classes=classes[:5]), own_groups(predictions), 0)
+    assert "top_3" in set(five["metric"])
+    assert "top_5" not in set(five["metric"])
+
+
+COSTS = np.array([[0, 2, 2], [30, 0, 2], [1, 1, 0]], dtype=float)
+
+
+def test_costs():
+    predictions = one_hot_predictions(
+        ["0", "0", "NA", "NA", "NA", "poppy"], ["0", "NA", "0", "NA", "poppy", "poppy"]
+    )
+    groups = own_groups(predictions)
+    table = score_predictions(predictions, groups, 0, 200, COSTS)
+    assert row(table, "cost")[["value", "n"]].tolist() == [(2 + 30 + 2) / 6, 6]
+    low, high = ends(table, "cost")
+    assert 0 <= low < 34 / 6 < high <= 30
+    # All else is as it is without costs.
+    without = score_predictions(predictions, groups, 0, 200)
+    rest = table[table["metric"] != "cost"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, without, check_exact=True)
+    # Without a mistake: as a share of the largest cost.
+    perfect = one_hot_predictions(["0", "NA", "poppy"] * 4, ["0", "NA", "poppy"] * 4)
+    found = score_predictions(perfect, own_groups(perfect), 0, 50, COSTS)
+    assert ends(found, "cost") == pytest.approx((0, 30 * wilson_interval(0, 12)[1]))
+    with pytest.raises(InputError, match=r"costs of shape \(2, 2\) do not fit 3 classes"):
+        score_predictions(predictions, groups, 0, 50, COSTS[:2, :2])
+
+
 def test_every_interval_holds_its_value():
     for seed in range(10):  # two resamples rarely lie on both sides
         predictions = random_predictions(seed)
-        table = score_predictions(predictions, own_groups(predictions), seed, 2)
+        table = score_predictions(predictions, own_groups(predictions), seed, 2, COSTS)
         assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
 
 
@@ -151,9 +230,12 @@ def test_one_image():
     table = score_predictions(predictions, own_groups(predictions), 0, 20)
     assert ends(table, "accuracy") == pytest.approx(wilson_interval(0, 1))
     assert row(table, "accuracy")["value"] == 0
-    assert row(table, "roc_auc")[["value", "low", "high"]].isna().all()
+    for name in ("roc_auc", "pr_auc", "matthews"):
+        assert row(table, name)[["value", "low", "high"]].isna().all(), name
     assert row(table, "recall", "poppy")[["value", "low", "high"]].isna().all()
     assert row(table, "recall", "poppy")["n"] == 0
+    assert row(table, "specificity", "0")[["value", "low", "high"]].isna().all()
+    assert row(table, "specificity", "0")["n"] == 0
     assert row(table, "precision", "NA")[["value", "n"]].tolist() == [0, 1]
 
 
@@ -229,16 +311,19 @@ def test_coverage_of_the_intervals():
         return targets, np.column_stack([1 - second, second])
 
     population = draw(200_000)
-    truth = {name: float(METRICS[name].function(*population)) for name in METRICS}
+    costs = np.array([[0.0, 1.0], [5.0, 0.0]])
+    metrics = metrics_for(2, costs)
+    truth = {name: float(metrics[name].function(*population)) for name in metrics}
+    assert truth["cost"] == float(cost(*population, costs=costs))
     covered = dict.fromkeys(truth, 0)
     for seed in range(300):
         targets, probabilities = draw(150)
         ids = [f"{index:03}" for index in range(300)]
         predictions = make_predictions(ids, ["ab"[t] for t in targets], probabilities, ["a", "b"])
         groups = {name: str(index // 2) for index, name in enumerate(ids)}
-        table = score_predictions(predictions, groups, seed, 200)
-        for name, low, high in zip(table["metric"][:7], table["low"], table["high"], strict=False):
-            covered[name] += low <= truth[name] <= high
+        table = score_predictions(predictions, groups, seed, 200, costs)
+        for row_ in table[table["label"] == ""].itertuples():
+            covered[row_.metric] += row_.low <= truth[row_.metric] <= row_.high
     # Over 1,500 samples it was 94 to 95 %, and 92 % for the calibration error.
     for name, count in covered.items():
         assert (0.87 if name == "ece" else 0.90) <= count / 300 <= 0.99, (name, count)
