@@ -223,21 +223,54 @@ Contender = Annotated[
 ]
 
 
+Cost = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
 class EvaluateSection(Section):
     """How the contenders are judged.
 
     Attributes:
-        select_by: The metric on val that fixes the chosen contender before test is opened.
+        select_by: The metric on val that fixes the chosen contender before test is opened;
+            `"cost"` where there are costs.
         resamples: Number of bootstrap resamples behind the intervals.
         subgroups: Columns of the table of images; accuracy is also told for each of their
             values, the worst first.
+        costs: What mistakes cost: true class to predicted class to cost, in any unit. Those
+            that are not named cost 1, right answers nothing. Empty: costs are not told.
     """
 
-    select_by: Literal["log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc"] = (
-        "log_loss"
-    )
+    select_by: Literal[
+        "log_loss", "accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "cost"
+    ] = "log_loss"
     resamples: int = Field(default=1000, ge=100, le=100_000)
     subgroups: Names = ()
+    costs: dict[str, dict[str, Cost]] = Field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        # A table has no hash of its own, and the order of its keys must not matter.
+        return hash(json.dumps(self.model_dump(), sort_keys=True))
+
+    @field_validator("costs")
+    @classmethod
+    def _check_right_answers(
+        cls, costs: dict[str, dict[str, float]]
+    ) -> dict[str, dict[str, float]]:
+        for name, row in costs.items():
+            if row.get(name):
+                raise ValueError(
+                    f"a right answer costs nothing, but {name!r} for {name!r} costs {row[name]}; "
+                    "subtract it from what the mistakes on that class cost"
+                )
+        return costs
+
+    @model_validator(mode="after")
+    def _have_costs_to_choose_by(self) -> "EvaluateSection":
+        if self.select_by == "cost" and not self.costs:
+            raise ValueError(
+                "select_by is 'cost', but costs are not given; say what mistakes cost, as in "
+                "costs = {sick = {healthy = 20}}, or choose by 'log_loss'"
+            )
+        return self
 
 
 class ExportSection(Section):

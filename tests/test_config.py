@@ -67,6 +67,9 @@ select_by = "macro_f1"
 resamples = 200
 subgroups = ["camera", "site"]
 
+[evaluate.costs]
+tumour = {healthy = 20, NA = 2.5}
+
 [export]
 formats = ["keras"]
 """
@@ -101,6 +104,8 @@ OTHER_VALUES = {
     "evaluate.select_by": "accuracy",
     "evaluate.resamples": 201,
     "evaluate.subgroups": ["site", "camera"],
+    "evaluate.costs.tumour.healthy": 21,
+    "evaluate.costs.tumour.NA": 0,
 }
 # These have a single value today.
 ONE_VALUE = {"contender.1.recipe", "export.formats"}
@@ -173,6 +178,7 @@ def test_toml_and_resolved_json_are_equal(tmp_path):
     assert config.split.careless is False
     assert config.evaluate.select_by == "macro_f1"
     assert config.evaluate.subgroups == ("camera", "site")
+    assert config.evaluate.costs == {"tumour": {"healthy": 20, "NA": 2.5}}
 
 
 def test_defaults():
@@ -203,7 +209,9 @@ def test_defaults():
         "contender": [
             {"name": "majority", "features": [], "classifier": "majority", "search": "fine"}
         ],
-        "evaluate": {"select_by": "log_loss", "resamples": 1000, "subgroups": []},
+        "evaluate": {
+            **{"select_by": "log_loss", "resamples": 1000, "subgroups": [], "costs": {}},
+        },
         "export": {"formats": ["keras"]},
         "seed": 0,
         "threads": usable_cores(),
@@ -263,6 +271,7 @@ def test_hash_does_not_depend_on_root_or_key_order():
     turned = reversed_keys(raw)
     assert list(turned) != list(raw)
     assert config_hash(validate_config(turned)) == expected
+    assert hash(validate_config(turned)) == hash(validate_config(raw))
 
 
 def test_frozen():
@@ -352,6 +361,39 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         (
             minimal(evaluate={"subgroups": "camera"}),
             "evaluate.subgroups: input should be a valid array, but is 'camera'",
+        ),
+        (
+            minimal(evaluate={"costs": [["a", "b", 2]]}),
+            "evaluate.costs: input should be an object, but is [['a', 'b', 2]]",
+        ),
+        (
+            minimal(evaluate={"costs": {"a": 2}}),
+            "evaluate.costs.a: input should be an object, but is 2",
+        ),
+        (
+            minimal(evaluate={"costs": {"a": {"b": "2"}}}),
+            "evaluate.costs.a.b: input should be a valid number, but is '2'",
+        ),
+        (
+            minimal(evaluate={"costs": {"a": {"b": -2}}}),
+            "evaluate.costs.a.b: input should be greater than or equal to 0, but is -2",
+        ),
+        *(
+            (
+                minimal(evaluate={"costs": {"a": {"b": float(value)}}}),
+                f"evaluate.costs.a.b: input should be a finite number, but is {value}",
+            )
+            for value in ("inf", "nan")
+        ),
+        (
+            minimal(evaluate={"costs": {"a": {"a": 0.5, "b": 2}}}),
+            "evaluate.costs: a right answer costs nothing, but 'a' for 'a' costs 0.5; subtract it "
+            "from what the mistakes on that class cost",
+        ),
+        (
+            minimal(evaluate={"select_by": "cost"}),
+            "evaluate: select_by is 'cost', but costs are not given; say what mistakes cost, as "
+            "in costs = {sick = {healthy = 20}}, or choose by 'log_loss'",
         ),
         (minimal(evaluate={"resamples": 200.0}), "evaluate.resamples: input should be a valid int"),
         (minimal(contender={"name": "a"}), "contender: input should be a valid array, but is {"),
@@ -637,6 +679,7 @@ def test_the_quick_contenders_are_those_of_the_standard_preset_searched_coarsely
         ("data.root=", ""),
         ("evaluate.resamples=1_000", 1000),
         ('export.formats=["keras"]', ("keras",)),
+        ('evaluate.costs={sick = {"well off" = 20.5}}', {"sick": {"well off": 20.5}}),
     ],
 )
 def test_settings(setting, value):
@@ -648,6 +691,15 @@ def test_settings(setting, value):
         found = getattr(found, part)
     assert found == value
     assert type(found) is type(value)
+
+
+def test_contenders_may_be_chosen_by_their_cost_where_costs_are_given():
+    costs = {"sick": {"healthy": 20, "sick": 0}}
+    config = validate_config(minimal(evaluate={"select_by": "cost", "costs": costs}))
+    assert config.evaluate.select_by == "cost"
+    other = validate_config(minimal(evaluate={"select_by": "cost", "costs": {"sick": {"flu": 1}}}))
+    assert config != other
+    assert hash(config) != hash(other)
 
 
 def test_settings_keep_the_rest_of_a_section_and_the_last_one_counts():

@@ -26,6 +26,7 @@ from cvpipe.evaluation.metrics import (
     image_log_losses,
     is_correct,
     macro_f1_of_counts,
+    metrics_for,
 )
 from cvpipe.evaluation.scoring import groups_of, sort_labelled
 from cvpipe.frames import (
@@ -36,6 +37,7 @@ from cvpipe.frames import (
     targets_of,
 )
 
+# Where costs are given, `cost` follows them.
 COMPARED_METRICS = ("accuracy", "log_loss", "macro_f1")
 SIGNIFICANCE = 0.05
 NUM_PERMUTATIONS = 9999
@@ -61,6 +63,7 @@ def compare_predictions(
     groups_by_image_id: Mapping[str, str] | pd.Series,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
+    costs: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Compare every contender with the reference, image by image.
 
@@ -90,9 +93,11 @@ def compare_predictions(
         seed: Seed of resamples and swaps. A contender's difference, interval and p-value do
             not depend on which others are compared.
         num_resamples: Number of bootstrap resamples.
+        costs: What each mistake costs, see `cost_matrix`; without it the mean cost is not
+            compared.
 
     Returns:
-        One row per other contender and metric of `COMPARED_METRICS`. `difference` is
+        One row per other contender and metric of `COMPARED_METRICS`, and `cost`. `difference` is
         contender minus reference; `verdict` is "better", "worse" or "cannot be told apart"
         and speaks of the contender; `only_contender_right` and `only_reference_right` count
         images and are missing except for accuracy; `n` is the number of images.
@@ -100,7 +105,8 @@ def compare_predictions(
     Raises:
         InputError: The reference is not among the tables, the tables do not hold the same
             images, labels and classes, a table breaks its contract or is empty, a label is
-            missing or unknown, an image has no group, or there is not one resample.
+            missing or unknown, an image has no group, there is not one resample, or the costs
+            are no cost matrix.
 
     References:
         McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions
@@ -112,7 +118,7 @@ def compare_predictions(
     reference = sort_labelled(tables[reference_name])
     groups = groups_of(reference["image_id"], groups_by_image_id)
     comparisons = [
-        _compare_pair(name, reference_name, table, reference, groups, seed, num_resamples)
+        _compare_pair(name, reference_name, table, reference, groups, seed, num_resamples, costs)
         for name, table in tables.items()
         if name != reference_name
     ]
@@ -150,26 +156,31 @@ def holm_adjust(p_values: np.ndarray | pd.Series) -> np.ndarray:
     return adjusted
 
 
-def choose(val_tables: Mapping[str, pd.DataFrame], select_by: str) -> str:
+def choose(
+    val_tables: Mapping[str, pd.DataFrame], select_by: str, costs: np.ndarray | None = None
+) -> str:
     """Name the contender that is best on val.
 
     Args:
         val_tables: Predictions of each contender on the same labelled images.
-        select_by: A name in `METRICS`.
+        select_by: A name in `metrics_for` these classes and costs.
+        costs: What each mistake costs, see `cost_matrix`.
 
     Returns:
         The best contender's name; the first one in the order given on a tie.
 
     Raises:
         InputError: The metric is unknown or cannot be computed on these images, there is no
-            contender, or the tables do not fit, as for `compare_predictions`.
+            contender, the costs are no cost matrix, or the tables do not fit, as for
+            `compare_predictions`.
     """
-    check_name("metric", select_by, METRICS)
     if not val_tables:
         raise InputError("there is no contender to choose from; pass at least one table.")
-    metric = METRICS[select_by]
     reference = sort_labelled(next(iter(val_tables.values())))
-    targets = targets_of(reference["label"], predicted_class_names(reference))
+    class_names = predicted_class_names(reference)
+    metrics = metrics_for(len(class_names), costs)
+    metric = metrics[check_name("metric", select_by, metrics)]
+    targets = targets_of(reference["label"], class_names)
     values = {
         name: float(
             metric.function(targets, probabilities_of(match_rows(reference, check_predictions(t))))
@@ -193,13 +204,16 @@ def _compare_pair(
     groups: np.ndarray,
     seed: int,
     num_resamples: int,
+    costs: np.ndarray | None,
 ) -> pd.DataFrame:
     """Compute the rows of one contender, all columns but the adjusted p-value and the verdict."""
     targets = targets_of(reference["label"], predicted_class_names(reference))
     ours = probabilities_of(match_rows(reference, check_predictions(table)))
     theirs = probabilities_of(reference)
-    our_sums = _group_sums(targets, ours, groups)
-    their_sums = _group_sums(targets, theirs, groups)
+    metrics = metrics_for(ours.shape[1], costs)
+    names = [*COMPARED_METRICS, *(["cost"] if costs is not None else [])]
+    our_sums = _group_sums(targets, ours, groups, costs)
+    their_sums = _group_sums(targets, theirs, groups, costs)
     num_groups = len(our_sums)
     rng = np.random.default_rng(seed)
 
@@ -214,39 +228,45 @@ def _compare_pair(
     only_theirs = int((~right & reference_right).sum())
     if num_groups == len(reference):
         p_values[COMPARED_METRICS.index("accuracy")] = _mcnemar_p_value(only_ours, only_theirs)
+    others = [None] * (len(names) - 1)
     result = pd.DataFrame(
         {
             "contender": name,
             "reference": reference_name,
-            "metric": COMPARED_METRICS,
+            "metric": names,
             "difference": observed,
             "p_value": p_values,
-            "only_contender_right": pd.array([only_ours, None, None], dtype="Int64"),
-            "only_reference_right": pd.array([only_theirs, None, None], dtype="Int64"),
+            "only_contender_right": pd.array([only_ours, *others], dtype="Int64"),
+            "only_reference_right": pd.array([only_theirs, *others], dtype="Int64"),
             "n": len(reference),
         }
     )
     slack = 0.0 if np.array_equal(ours, theirs) else wilson_interval(0, num_groups)[1]
     result[["low", "high"]] = [
-        _difference_interval(value, column, slack, METRICS[metric].upper)
-        for metric, value, column in zip(COMPARED_METRICS, observed, resampled.T, strict=True)
+        _difference_interval(value, column, slack, metrics[metric].upper)
+        for metric, value, column in zip(names, observed, resampled.T, strict=True)
     ]
     return result
 
 
-def _group_sums(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Sum up, for each group, all that `COMPARED_METRICS` are made of.
+def _group_sums(
+    targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, costs: np.ndarray | None
+) -> np.ndarray:
+    """Sum up, for each group, all that the compared metrics are made of.
 
     Groups are drawn and swapped as a whole, so their sums are all that is needed.
 
     Returns:
-        `(num_groups, 3 + 3 * num_classes)`: images, correct images, log losses, `class_terms`.
+        `(num_groups, 4 + 3 * num_classes)`: images, correct images, log losses, costs,
+        `class_terms`. Without costs their column is missing.
     """
+    cost = [] if costs is None else [costs[targets, probabilities.argmax(axis=1)]]
     per_image = np.column_stack(
         [
             np.ones(len(targets)),
             is_correct(targets, probabilities),
             image_log_losses(targets, probabilities),
+            *cost,
             class_terms(targets, probabilities).reshape(len(targets), -1),
         ]
     )
@@ -256,18 +276,18 @@ def _group_sums(targets: np.ndarray, probabilities: np.ndarray, groups: np.ndarr
 
 
 def _metrics_of_sums(sums: np.ndarray) -> np.ndarray:
-    """Turn sums of shape `(..., 3 + 3 * num_classes)` into `COMPARED_METRICS`, `(..., 3)`."""
-    num_images, num_correct, loss = sums[..., 0], sums[..., 1], sums[..., 2]
-    counts = sums[..., 3:].reshape(*sums.shape[:-1], 3, -1)
-    return np.stack(
-        [num_correct / num_images, loss / num_images, macro_f1_of_counts(counts)], axis=-1
-    )
+    """Turn sums of `_group_sums` into the compared metrics, `(..., 3)`, or 4 with costs."""
+    num_means = 2 + sums.shape[-1] % 3  # the counts of the classes are three for each
+    means = sums[..., 1 : 1 + num_means] / sums[..., :1]
+    counts = sums[..., 1 + num_means :].reshape(*sums.shape[:-1], 3, -1)
+    macro_f1 = macro_f1_of_counts(counts)[..., None]
+    return np.concatenate([means[..., :2], macro_f1, means[..., 2:]], axis=-1)
 
 
 def _swap_p_values(
     our_sums: np.ndarray, their_sums: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Two-sided permutation p-values of `COMPARED_METRICS`, swapping whole groups.
+    """Two-sided permutation p-values of the compared metrics, swapping whole groups.
 
     The observed arrangement counts as one of the permutations, so no p-value is 0.
     """
@@ -275,7 +295,7 @@ def _swap_p_values(
     change = change[change.any(axis=1)]  # swapping equals changes nothing
     ours, theirs = our_sums.sum(axis=0), their_sums.sum(axis=0)
     observed = np.abs(_metrics_of_sums(ours) - _metrics_of_sums(theirs))
-    num_as_large = np.zeros(len(COMPARED_METRICS))
+    num_as_large = np.zeros(len(observed))
     for size in block_sizes(NUM_PERMUTATIONS, len(change)):
         moved = rng.integers(0, 2, (size, len(change)), dtype=np.int8).astype(np.float64) @ change
         swapped = np.abs(_metrics_of_sums(ours + moved) - _metrics_of_sums(theirs - moved))
@@ -309,4 +329,5 @@ def _difference_interval(
 def _verdict(metric: str, difference: float, p_adjusted: float) -> str:
     if p_adjusted > SIGNIFICANCE:
         return "cannot be told apart"
-    return "better" if (difference > 0) == METRICS[metric].higher_is_better else "worse"
+    higher_is_better = metric != "cost" and METRICS[metric].higher_is_better
+    return "better" if (difference > 0) == higher_is_better else "worse"

@@ -31,13 +31,20 @@ METRICS = {
     "accuracy": Metric("accuracy", True, True),
     "balanced_accuracy": Metric("balanced accuracy", True, True),
     "macro_f1": Metric("macro F1", True, True),
+    "top_3": Metric("top-3 accuracy", True, True),
+    "top_5": Metric("top-5 accuracy", True, True),
+    "matthews": Metric("Matthews correlation", False, True),
+    "kappa": Metric("Cohen's kappa", False, True),
     "roc_auc": Metric("ROC AUC", False, True),
+    "pr_auc": Metric("PR AUC", False, True),
     "log_loss": Metric("log loss", False, False),
     "brier": Metric("Brier score", False, False),
     "ece": Metric("calibration error", False, False),
+    "cost": Metric("mean cost", False, False),
     "precision": Metric("precision", True, True),
     "recall": Metric("recall", True, True),
     "f1": Metric("F1", True, True),
+    "specificity": Metric("specificity", True, True),
 }
 
 

@@ -47,10 +47,15 @@ from cvpipe.report.wording import (
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+# What a reader needs to judge a contender; costs only where the config names them.
 OVERALL_METRICS = (
-    *("accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "brier", "ece"),
+    *("accuracy", "cost", "balanced_accuracy", "macro_f1", "roc_auc", "log_loss", "brier", "ece"),
 )
-CLASS_METRICS = ("precision", "recall", "f1")
+# Behind a click: mostly other views of the same, for who is used to them.
+MORE_METRICS = ("top_3", "top_5", "pr_auc", "matthews", "kappa")
+CLASS_METRICS = ("precision", "recall", "f1", "specificity")
+# Of these, the images counted are not those of the class.
+COUNTED_ELSEWHERE = ("precision", "specificity")
 # The hero figure shows accuracy; these tell what accuracy hides: rare classes, confidence.
 FURTHER_FIGURES = ("balanced_accuracy", "log_loss")
 MAX_FINDINGS = 20
@@ -266,7 +271,8 @@ def build_tables(content: ReportContent, order: list[str]) -> dict[str, MetricTa
     Returns:
         `test` and `val` of the headline, `kfold` and `careless` (without rows when they
         were not run), `classes` of the chosen contender, and `further` with all other rows:
-        other views, other repeats.
+        other views, other repeats. `test` and `kfold` have the first metrics only; the others
+        are in `test_more` and `kfold_more`, without rows in runs that did not compute them.
     """
     test, val = (headline_metrics(content, split) for split in ("test", "val"))
     shown = {
@@ -278,21 +284,27 @@ def build_tables(content: ReportContent, order: list[str]) -> dict[str, MetricTa
     overall = content.metrics["label"] == ""
     per_class = test[(test["contender"] == content.chosen) & (test["label"] != "")]
 
-    def arrange(rows: pd.DataFrame, keys: list[str], metrics: Sequence[str]) -> MetricTable:
-        return metric_table(in_order(rows, order), keys, metrics)
+    kfold, careless = (content.metrics[rows & overall] for rows in shown.values())
+    everything = (*OVERALL_METRICS, *MORE_METRICS)
+
+    def arrange(
+        rows: pd.DataFrame, metrics: Sequence[str], keys: Sequence[str] = ("contender",)
+    ) -> MetricTable:
+        wanted = rows[(rows["label"] == "") & rows["metric"].isin(metrics)]
+        return metric_table(in_order(wanted, order), list(keys), metrics)
 
     return {
-        "test": arrange(test[test["label"] == ""], ["contender"], OVERALL_METRICS),
-        "val": arrange(val[val["label"] == ""], ["contender"], OVERALL_METRICS),
-        **{
-            protocol: arrange(content.metrics[rows & overall], ["contender"], OVERALL_METRICS)
-            for protocol, rows in shown.items()
-        },
+        "test": arrange(test, OVERALL_METRICS),
+        "test_more": arrange(test, MORE_METRICS),
+        "val": arrange(val, everything),
+        "kfold": arrange(kfold, OVERALL_METRICS),
+        "kfold_more": arrange(kfold, MORE_METRICS),
+        "careless": arrange(careless, everything),
         "classes": metric_table(per_class, ["label"], CLASS_METRICS),
         "further": arrange(
-            content.metrics[~elsewhere & overall],
-            ["contender", "protocol", "repeat", "split", "view"],
-            OVERALL_METRICS,
+            content.metrics[~elsewhere],
+            everything,
+            ("contender", "protocol", "repeat", "split", "view"),
         ),
     }
 
@@ -314,8 +326,9 @@ def metric_table(rows: pd.DataFrame, keys: list[str], metrics: Sequence[str]) ->
             else (numbers.NOTHING, "")
             for metric in present
         ]
-        # The images of precision are those called so, not those that are so.
-        count = numbers.format_count(group.loc[group["metric"] != "precision", "n"].max())
+        # Those of precision are called so, and those of specificity are not so.
+        of_class = ~group["metric"].isin(COUNTED_ELSEWHERE)
+        count = numbers.format_count(group.loc[of_class, "n"].max())
         lines.append(([str(part) for part in key], count, cells))
     return MetricTable(keys, [numbers.metric_title(metric) for metric in present], lines)
 

@@ -13,7 +13,7 @@ from cvpipe.config import Config
 from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import choose, compare_predictions
 from cvpipe.evaluation.intervals import difference_interval
-from cvpipe.evaluation.metrics import METRICS
+from cvpipe.evaluation.metrics import cost_matrix, metrics_for
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import read_json, write_json, write_table
 from cvpipe.report.content import CARELESS_COLUMNS, SUBGROUP_COLUMNS
@@ -50,10 +50,12 @@ def fix_choice(job: Job) -> str:
         if name in candidates(job.config)
     }
     select_by = job.config.evaluate.select_by
-    chosen = choose(tables, select_by)
-    better = "highest" if METRICS[select_by].higher_is_better else "lowest"
+    costs = costs_of(job)
+    chosen = choose(tables, select_by, costs)
+    metric = metrics_for(len(job.run.class_names()), costs)[select_by]
     because = (
-        f"it has the {better} {METRICS[select_by].title.lower()} of {len(tables)} candidates on "
+        f"it has the {'highest' if metric.higher_is_better else 'lowest'} "
+        f"{metric.title.lower()} of {len(tables)} candidates on "
         f"{len(val)} of the {len(whole)} validation images"
     )
     write_json(
@@ -66,6 +68,12 @@ def fix_choice(job: Job) -> str:
         },
     )
     return chosen
+
+
+def costs_of(job: Job) -> np.ndarray | None:
+    """Write the costs of mistakes in class order; `None` where the config names none."""
+    costs = job.config.evaluate.costs
+    return cost_matrix(costs, job.run.class_names()) if costs else None
 
 
 def candidates(config: Config) -> list[str]:
@@ -129,7 +137,7 @@ def score(job: Job, groups: pd.Series) -> pd.DataFrame:
     folds, of which only the spread is told. Intervals of the careless split know of the groups,
     too: only its division is careless.
     """
-    seed, resamples = job.config.seed, job.config.evaluate.resamples
+    seed, resamples, costs = job.config.seed, job.config.evaluate.resamples, costs_of(job)
     tables = []
     tested = [*careful_protocols(job.config), *(["careless"] if job.config.split.careless else [])]
     further = [("kfold", "test", repeat) for repeat in range(1, job.config.split.num_repeats)]
@@ -137,7 +145,8 @@ def score(job: Job, groups: pd.Series) -> pd.DataFrame:
     for protocol, split, repeat in [*once, *further]:
         for name, predictions in predictions_of(job, split, protocol, repeat).items():
             values_only = split == "val" or repeat > 0
-            table = score_predictions(predictions, groups, seed, 1 if values_only else resamples)
+            drawn = 1 if values_only else resamples
+            table = score_predictions(predictions, groups, seed, drawn, costs)
             if values_only:
                 table[["low", "high"]] = np.nan
             keys = {"protocol": protocol, "repeat": repeat, "contender": name}
@@ -153,7 +162,7 @@ def compare(job: Job, chosen: str, groups: pd.Series) -> pd.DataFrame:
     The contenders that see facts of the file alone are also compared with the class
     frequencies: what they gain is a way to guess the label without looking.
     """
-    seed, resamples = job.config.seed, job.config.evaluate.resamples
+    seed, resamples, costs = job.config.seed, job.config.evaluate.resamples, costs_of(job)
     tables = []
     for protocol in careful_protocols(job.config):
         predictions = predictions_of(job, "test", protocol)
@@ -164,7 +173,7 @@ def compare(job: Job, chosen: str, groups: pd.Series) -> pd.DataFrame:
                 names = (majority, *shortcuts)
                 comparisons.append((majority, {name: predictions[name] for name in names}))
         for reference, compared in comparisons:
-            table = compare_predictions(reference, compared, groups, seed, resamples)
+            table = compare_predictions(reference, compared, groups, seed, resamples, costs)
             table.insert(0, "protocol", protocol)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)

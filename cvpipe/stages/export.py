@@ -15,7 +15,7 @@ from cvpipe.export.bundle import BUNDLE_VERSION, bundle_readme
 from cvpipe.files import atomic_path, read_json, write_json, write_text
 from cvpipe.models.backbones import BACKBONES
 from cvpipe.runs import read_source
-from cvpipe.stages.evaluate import predictions_of
+from cvpipe.stages.evaluate import costs_of, predictions_of
 from cvpipe.stages.job import Job
 
 
@@ -31,7 +31,9 @@ def contender_to_export(job: Job) -> str:
     if chosen in networks or not networks:
         return chosen if chosen in networks else ""
     val = predictions_of(job, "val")
-    return choose({name: val[name] for name in networks}, job.config.evaluate.select_by)
+    return choose(
+        {name: val[name] for name in networks}, job.config.evaluate.select_by, costs_of(job)
+    )
 
 
 def run_export(job: Job) -> None:

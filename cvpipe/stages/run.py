@@ -28,7 +28,7 @@ from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
 from cvpipe.stages.recipes import backbones_of
 from cvpipe.stages.report import run_report
-from cvpipe.stages.split import rows_of_split, run_split
+from cvpipe.stages.split import check_classes_of_costs, rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
 
 
@@ -66,6 +66,7 @@ def run(
     max_bytes()  # a bad bound is answered now rather than after the work
     plan = make_plan(Path(target), settings, Path(data) if data else None, preset)
     rows = check_subgroups(plan.config, scan_and_hash(plan.root, plan.config))
+    check_classes_of_costs(plan.config, rows["label"])
     job = make_job(plan, rows, Path(runs_path), again, watcher)
     if "split" in rows and plan.config.split.protocol != "given":
         watcher.say(

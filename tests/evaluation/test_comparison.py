@@ -263,6 +263,46 @@ def test_equally_good_contenders_are_rarely_told_apart(monkeypatch, group_size):
     assert found["log_loss"] / 300 >= 0.015, found  # nor does the test never fire
 
 
+def test_costs_of_mistakes_are_compared():
+    tables = random_tables(4, [1, 3])
+    ids = tables["a"]["image_id"]
+    groups = {name: str(index // 2) for index, name in enumerate(ids)}
+    # Where every mistake costs 1, the cost is what the accuracy lacks.
+    result = compare_predictions("a", tables, groups, 0, 100, 1 - np.eye(3))
+    assert result["metric"].tolist() == ["accuracy", "log_loss", "macro_f1", "cost"]
+    accuracy, cost = row(result, "accuracy"), row(result, "cost")
+    assert cost["difference"] == pytest.approx(-accuracy["difference"])
+    assert (cost["low"], cost["high"]) == pytest.approx((-accuracy["high"], -accuracy["low"]))
+    assert cost["p_value"] == accuracy["p_value"]
+    assert cost["verdict"] == accuracy["verdict"] == "better"
+    assert pd.isna(cost["only_contender_right"])
+    # All else is as it is without costs.
+    without = compare_predictions("a", tables, groups, 0, 100)
+    pd.testing.assert_frame_equal(result[result["metric"] != "cost"], without)
+
+
+def test_costs_decide_where_accuracy_does_not():
+    # Both miss four of twelve, but not the same kind.
+    labels = ["a"] * 6 + ["b"] * 6
+    careful = two_class_table(labels, [0.1] * 2 + [0.9] * 4 + [0.9] * 6)
+    careless = two_class_table(labels, [0.1] * 6 + [0.9] * 2 + [0.1] * 4)
+    tables = {"careless": careless, "careful": careful}
+    costs = np.array([[0.0, 1.0], [9.0, 0.0]])
+    result = compare_predictions("careless", tables, own_groups(tables), 0, 100, costs)
+    assert row(result, "accuracy", "careful")["difference"] == 0
+    found = row(result, "cost", "careful")
+    assert found["difference"] == pytest.approx(4 * (1 - 9) / 12)
+    assert found["low"] < found["difference"] < found["high"]
+    assert choose(tables, "cost", costs) == "careful"
+    assert choose(tables, "cost", costs.T) == "careless"
+    # Never a mistake apart: what could go unseen is a share of the largest cost.
+    sure = {"a": two_class_table(labels, [0.2] * 6 + [0.8] * 6),
+            "b": two_class_table(labels, [0.1] * 6 + [0.9] * 6)}  # fmt: skip
+    found = row(compare_predictions("a", sure, own_groups(sure), 0, 50, costs), "cost")
+    slack = 9 * wilson_interval(0, 12)[1]
+    assert (found["low"], found["high"]) == pytest.approx((-slack, slack))
+
+
 def test_nothing_to_compare_with():
     tables = random_tables(0, [1])
     result = compare_predictions("a", tables, own_groups(tables), 0)
@@ -325,6 +365,12 @@ def test_error_messages():
         compare_predictions("a", tables, groups, 0, num_resamples=0)
     with pytest.raises(InputError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
         choose(tables, "acuracy")
+    with pytest.raises(InputError, match="unknown metric 'cost'; choose one of"):
+        choose(tables, "cost")
+    with pytest.raises(InputError, match=r"shape \(2, 2\) do not fit 3 classes"):
+        compare_predictions("a", tables, groups, 0, 50, 1 - np.eye(2))
+    with pytest.raises(InputError, match=r"shape \(2, 2\) do not fit 3 classes"):
+        choose(tables, "accuracy", 1 - np.eye(2))
     with pytest.raises(InputError, match="no contender to choose from; pass at least one"):
         choose({}, "log_loss")
     with pytest.raises(InputError, match="differ in 1 image"):
