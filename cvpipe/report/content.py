@@ -177,6 +177,8 @@ class ReportContent:
         duplicate_threshold: The threshold in use; NaN when there is none.
         subgroups: Figures per subgroup of the images, `SUBGROUP_COLUMNS`: `column` names
             what parts the images, `subgroup` is its value.
+        costs: What mistakes cost, true class to predicted class to cost, as in the config;
+            empty when the metrics hold no mean cost.
     """
 
     run_name: str
@@ -205,6 +207,7 @@ class ReportContent:
     duplicates: pd.DataFrame = field(default_factory=partial(_empty_table, DUPLICATE_COLUMNS))
     duplicate_threshold: float = float("nan")
     subgroups: pd.DataFrame = field(default_factory=partial(_empty_table, SUBGROUP_COLUMNS))
+    costs: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def check_content(content: ReportContent) -> ReportContent:

@@ -40,6 +40,7 @@ from cvpipe.report.content import (
 from cvpipe.report.wording import (
     careless_sentence,
     comparison_outcomes,
+    costs_sentence,
     folds_sentence,
     openings_sentence,
 )
@@ -122,6 +123,7 @@ def render_report(content: ReportContent) -> str:
         careless=in_order(content.careless, order).to_dict("records"),
         careless_text="" if content.careless.empty else careless_sentence(content.careless),
         subgroups=subgroup_tables(content),
+        costs_text=costs_sentence(content.costs) if content.costs else "",
         openings=openings_sentence(content.test_openings),
         tables=build_tables(content, order),
         interval=numbers.format_interval,

@@ -15,6 +15,8 @@ from cvpipe.plots.numbers import (
     metric_title,
 )
 
+MAX_COSTS = 12
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -107,6 +109,25 @@ def careless_sentence(careless: pd.DataFrame) -> str:
     )
     harmless = ": that the careless split did harm is not shown for these images."
     return sentence + ("." if above else harmless)
+
+
+def costs_sentence(costs: dict[str, dict[str, float]]) -> str:
+    """Say what the mean cost counts.
+
+    Args:
+        costs: True class to predicted class to cost, at least one.
+    """
+    named = [
+        f"{true} called {predicted} costs {value:g}"
+        for true, row in costs.items()
+        for predicted, value in row.items()
+        if predicted != true
+    ]
+    shown = named[:MAX_COSTS]
+    if len(named) > MAX_COSTS:
+        shown.append(f"{len(named) - MAX_COSTS} more mistakes cost what config.json says")
+    told = [*shown, f"every {'other ' if named else ''}mistake costs 1, a right answer nothing"]
+    return f"Mean cost per image: {'; '.join(told)}."
 
 
 def openings_sentence(test_openings: int) -> str:

@@ -124,6 +124,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         duplicates=run.duplicates(),
         duplicate_threshold=DISTANCE,
         subgroups=run.subgroups(),
+        costs=config.evaluate.costs,
     )
 
 

@@ -1,9 +1,11 @@
 # ruff: noqa: RUF001  (typographic signs are what the pages must show)
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from cvpipe.evaluation.metrics import CLASS_METRICS, metrics_for
 from cvpipe.plots import numbers
 from cvpipe.plots.numbers import SPACE
 
@@ -81,8 +83,23 @@ def test_rates_counts_and_tiny_values():
 
 def test_titles_of_known_and_unknown_metrics():
     assert numbers.metric_title("roc_auc") == "ROC AUC"
-    assert numbers.metric_title("top_5") == "top 5"
-    assert not numbers.is_share("top_5")
+    assert numbers.metric_title("top_5") == "top-5 accuracy"
+    assert numbers.metric_title("top_7") == "top 7"
+    assert not numbers.is_share("top_7")
+
+
+def test_every_metric_has_a_title_and_the_same_direction():
+    for name, metric in (metrics_for(6, 1 - np.eye(6)) | CLASS_METRICS).items():
+        written = numbers.METRICS[name]
+        assert written.higher_is_better == metric.higher_is_better, name
+        # What can leave [0, 1] makes no percentage.
+        assert not (written.is_share and (metric.lower < 0 or metric.upper > 1)), name
+        assert written.is_share or not metric.is_proportion, name
+
+
+def test_negative_values_of_a_metric():
+    assert plain(numbers.format_metric("kappa", -0.1234)) == "−0.123"
+    assert plain(numbers.format_interval("matthews", -0.2, 0.05)) == "−0.200 to 0.050"
 
 
 def test_shorten_keeps_both_ends_and_the_length():

@@ -41,7 +41,7 @@ from cvpipe.report.page import (
     render_report,
     subgroup_tables,
 )
-from cvpipe.report.wording import careless_sentence
+from cvpipe.report.wording import careless_sentence, costs_sentence
 
 SITES = [
     *(("holdout", "north", 0.9, 50), ("holdout", "east", 0.7, 30), ("holdout", "", 0.8, 20)),
@@ -390,6 +390,93 @@ def test_images_are_counted_for_accuracy_alone():
     row = ("hog", -0.02, -0.03, -0.01, 0.02, "worse", pd.NA, pd.NA)
     page = Page(render_report(build_content(comparison=compare(*row, metric="macro_f1"))))
     assert page.row("hog", 1)[5:] == ["–", "–", "600"]
+
+
+def with_metrics(content, values, label="", protocol="holdout", n=600):
+    """Add test figures of all contenders; the intervals reach .05 down and .01 up."""
+    rows = [
+        (protocol, 0, c.name, "test", "single", name, label, value, value - 0.05, value + 0.01, n)
+        for c in content.contenders
+        for name, value in values.items()
+    ]
+    added = pd.DataFrame(rows, columns=METRIC_COLUMNS)
+    return dataclasses.replace(content, metrics=pd.concat([content.metrics, added]))
+
+
+def test_more_figures_stand_behind_a_click():
+    more = {"kappa": -0.02, "matthews": 0.9, "pr_auc": 0.95, "top_3": 0.99, "ece": 0.07}
+    text = render_report(with_metrics(build_content(), more))
+    first = rows_of(text, "Test figures; 95 % intervals in small print")
+    assert first[0] == ["contender", "accuracy", "log loss", "calibration error", "images"]
+    assert rows_of(text, "More test figures; 95 % intervals in small print")[:2] == [
+        [
+            *("contender", "top-3 accuracy", "PR AUC", "Matthews correlation", "Cohen's kappa"),
+            "images",
+        ],
+        [
+            *("probe", "99.0 %|94.0 to 100.0", "0.950|0.900 to 0.960", "0.900|0.850 to 0.910"),
+            *("−0.020|−0.070 to −0.010", "600"),
+        ],
+    ]
+    summary = "top-3 accuracy, PR AUC, Matthews correlation, Cohen's kappa</summary>"
+    assert f"More test figures: {summary}" in html.unescape(text)
+    folds = render_report(with_metrics(build_full(), more, protocol="kfold", n=2624))
+    assert f"More k-fold figures: {summary}" in html.unescape(folds)
+    rows = rows_of(folds, "More k-fold figures; 95 % intervals in small print")
+    assert rows[1][-2:] == ["−0.020|−0.070 to −0.010", "2,624"]
+    assert "More test figures" not in folds
+    # Tables that say they hold all of the figures do.
+    careless = render_report(with_metrics(build_full(), more, protocol="careless"))
+    assert "Cohen's kappa" in rows_of(careless, "Figures of the careless split")[0]
+
+
+def test_runs_from_before_these_figures_have_no_empty_tables(page, full):
+    for text in (page.text, full.text):
+        assert "More test figures" not in text
+        assert "More k-fold figures" not in text
+        assert "Mean cost" not in text
+        assert "specificity" not in text
+
+
+def test_the_images_of_a_class_are_not_those_of_its_specificity():
+    content = with_metrics(build_content(), {"specificity": 0.97}, label="dog", n=700)
+    rows = rows_of(render_report(content), "Each class on the test images")
+    assert rows == [
+        ["class", "precision", "recall", "specificity", "images"],
+        ["dog", "68.3 %|63.3 to 69.3", "78.3 %|73.3 to 79.3", "97.0 %|92.0 to 98.0", "300"],
+    ]
+
+
+def test_costs_are_shown_and_explained():
+    content = with_metrics(build_content(), {"cost": 1.5})
+    costs = {"cat": {"dog": 20, "cat": 0}, NASTY_CLASS: {"cat": 0.5}}
+    text = render_report(dataclasses.replace(content, costs=costs))
+    assert rows_of(text, "Test figures; 95")[:2] == [
+        ["contender", "accuracy", "mean cost", "log loss", "images"],
+        ["probe", "98.3 %|93.3 to 99.3", "1.500|1.450 to 1.510", "0.017", "600"],
+    ]
+    assert (
+        f"Mean cost per image: cat called dog costs 20; {NASTY_CLASS} called cat costs 0.5; every "
+        "other mistake costs 1, a right answer nothing."
+    ) in Page(text).text
+    assert costs_sentence({"a": {"a": 0}}) == (
+        "Mean cost per image: every mistake costs 1, a right answer nothing."
+    )
+    many = {"a": {f"class {number}": 2.0 for number in range(15)}}
+    assert "class 11 costs 2; 3 more mistakes cost what config.json says; every other" in (
+        costs_sentence(many)
+    )
+
+
+def test_a_verdict_by_cost_is_told():
+    rows = pd.concat(
+        [
+            compare("hog", -0.01, -0.03, 0.01, 0.3, VERDICT_SAME, 1, 7),
+            compare("hog", 0.7, 0.5, 0.9, 0.01, "worse", metric="cost"),
+        ]
+    )
+    page = Page(render_report(build_content(comparison=rows)))
+    assert "p = 0.30); it is worse by mean cost." in page.text
 
 
 def test_rows_of_the_chosen_contender_are_marked():
