@@ -9,7 +9,9 @@ from threadpoolctl import threadpool_limits
 from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.config import Config
 from cvpipe.errors import InputError, nearest_name
+from cvpipe.evaluation.metrics import cost_matrix
 from cvpipe.files import write_json
+from cvpipe.frames import class_names_of
 from cvpipe.models.backbones import weights_fingerprint
 from cvpipe.models.framework import list_devices, set_threads
 from cvpipe.runs import (
@@ -28,7 +30,7 @@ from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
 from cvpipe.stages.recipes import backbones_of
 from cvpipe.stages.report import run_report
-from cvpipe.stages.split import check_classes_of_costs, rows_of_split, run_split
+from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
 
 
@@ -106,6 +108,19 @@ def check_subgroups(config: Config, rows: pd.DataFrame) -> pd.DataFrame:
                 f"columns {columns}; {nearest_name(name, columns)}"
             )
     return rows
+
+
+def check_classes_of_costs(config: Config, labels: pd.Series) -> None:
+    """Check that `evaluate.costs` speaks of the classes that the images have.
+
+    Labels are known before anything is decoded, and the audit stops at a class that it
+    empties, so they are the classes that are scored.
+
+    Raises:
+        InputError: It names another class, or makes every mistake free.
+    """
+    if config.evaluate.costs:
+        cost_matrix(config.evaluate.costs, class_names_of(labels))
 
 
 def make_job(plan: Plan, rows: pd.DataFrame, runs_path: Path, again: bool, watcher: Watcher) -> Job:

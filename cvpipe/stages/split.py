@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import Config, SplitSection
+from cvpipe.config import SplitSection
 from cvpipe.data.splits import assign_splits, merge_groups
 from cvpipe.errors import InputError, nearest_name
-from cvpipe.evaluation.metrics import cost_matrix
 from cvpipe.evaluation.planning import Expectation, expect, in_words, warning_of
 from cvpipe.files import write_json, write_table
 from cvpipe.stages.job import Job
@@ -29,13 +28,11 @@ def run_split(job: Job, rows: pd.DataFrame) -> None:
     tell is said and stored, too.
 
     Raises:
-        InputError: A part of a division has too little of a class, or see `check_split_columns`
-            and `check_classes_of_costs`.
+        InputError: A part of a division has too little of a class, or see `check_split_columns`.
     """
     section = job.config.split
     with job.timed("split", f"split: {describe_split(section, _lacks_val(section, rows))}"):
         check_split_columns(section, rows)
-        check_classes_of_costs(job.config, rows["label"])  # the audit may have emptied a class
         class_names = frames.class_names_of(rows["label"])
         targets = frames.targets_of(rows["label"], class_names)
         manifest = divide(rows, targets, section, job.config.seed)
@@ -102,16 +99,6 @@ def check_split_columns(section: SplitSection, rows: pd.DataFrame) -> None:
         values_of(rows, name)
     if section.protocol == "temporal":
         times_of(rows, section.time_column)
-
-
-def check_classes_of_costs(config: Config, labels: pd.Series) -> None:
-    """Check that `evaluate.costs` speaks of the classes that the images have.
-
-    Raises:
-        InputError: It names another class, or makes every mistake free.
-    """
-    if config.evaluate.costs:
-        cost_matrix(config.evaluate.costs, frames.class_names_of(labels))
 
 
 def values_of(rows: pd.DataFrame, column: str) -> pd.Series:
