@@ -473,8 +473,10 @@ def _mean_over_classes(
     """Mean of an area of one class against the rest, where it is defined."""
     # Image first: what is gathered and summed are then whole rows, which is several times faster.
     by_image = np.ascontiguousarray(weights.T)
-    areas = [area(targets == index, probabilities[:, index], by_image) for index in classes]
-    return _mean_where(np.isfinite(areas).T, np.array(areas).T)
+    areas = np.stack(
+        [area(targets == index, probabilities[:, index], by_image) for index in classes], axis=-1
+    )
+    return _mean_where(np.isfinite(areas), areas)
 
 
 def _area_of_class(positive: np.ndarray, scores: np.ndarray, by_image: np.ndarray) -> np.ndarray:
