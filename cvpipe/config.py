@@ -223,7 +223,8 @@ Contender = Annotated[
 ]
 
 
-Cost = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+# In units of an ordinary mistake.
+Cost = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
 
 
 class EvaluateSection(Section):
@@ -235,8 +236,8 @@ class EvaluateSection(Section):
         resamples: Number of bootstrap resamples behind the intervals.
         subgroups: Columns of the table of images; accuracy is also told for each of their
             values, the worst first.
-        costs: What mistakes cost: true class to predicted class to cost, in any unit. Those
-            that are not named cost 1, right answers nothing. Empty: costs are not told.
+        costs: What mistakes cost: true class to predicted class to cost, at most a million.
+            Those that are not named cost 1, right answers nothing. Empty: costs are not told.
     """
 
     select_by: Literal[

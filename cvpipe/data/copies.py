@@ -313,7 +313,7 @@ def correlate_shown(pictures: np.ndarray, others: np.ndarray, shown: np.ndarray)
         shown: `bool` array of the same shape.
 
     Returns:
-        `float64` array of shape `(n,)` in [-1, 1]; -1 where all of it has one value.
+        `float64` array of shape `(n,)` in [-1, 1]; about 0 or -1 where one has one value only.
     """
     weights = shown.reshape(len(shown), -1).astype(np.float32)
     weights[weights.mean(axis=1) < MIN_SHARE] = 1.0

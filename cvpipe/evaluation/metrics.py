@@ -12,6 +12,7 @@ The predicted class is the most probable one, the first on a tie. What cannot be
 """
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -88,7 +89,7 @@ def kappa(
 
     The accuracy above that of answers dealt out at random in the numbers in which the classes
     were predicted, as a share of the most it could be above. Unweighted: all mistakes are
-    equally bad. NaN if there is one class only, true and predicted.
+    equally bad. NaN if all images have one class: then nothing can be told apart.
 
     References:
         Cohen, "A Coefficient of Agreement for Nominal Scales", Educational and Psychological
@@ -96,8 +97,9 @@ def kappa(
     """
     true, given, both = _class_shares(targets, probabilities, weights)
     by_chance = (true * given).sum(axis=-1)
-    has_two_classes = (true + given > 0).sum(axis=-1) > 1
-    return _ratio(both.sum(axis=-1) - by_chance, np.where(has_two_classes, 1 - by_chance, 0.0))
+    has_two_classes = (true > 0).sum(axis=-1) > 1
+    agreement = _ratio(both.sum(axis=-1) - by_chance, np.where(has_two_classes, 1 - by_chance, 0.0))
+    return np.clip(agreement, -1, 1)  # but for rounding
 
 
 def log_loss(
@@ -334,7 +336,7 @@ def cost_matrix(costs: Mapping[str, Mapping[str, float]], class_names: Sequence[
     """Write the costs of mistakes as a matrix; what is not named costs 1.
 
     Args:
-        costs: True class to predicted class to cost, in any unit.
+        costs: True class to predicted class to cost.
         class_names: Class order.
 
     Returns:
@@ -347,17 +349,23 @@ def cost_matrix(costs: Mapping[str, Mapping[str, float]], class_names: Sequence[
         >>> cost_matrix({"tumour": {"healthy": 20}}, ["healthy", "tumour"]).tolist()
         [[0.0, 1.0], [20.0, 0.0]]
     """
-    positions = {name: position for position, name in enumerate(class_names)}
-    for name in [*costs, *(predicted for row in costs.values() for predicted in row)]:
-        if name not in positions:
+    # The same letters may be stored in two ways: a folder unpacked elsewhere, a name typed here.
+    places = {unicodedata.normalize("NFC", name): at for at, name in enumerate(class_names)}
+
+    def place(name: str) -> int:
+        at = places.get(unicodedata.normalize("NFC", name))
+        if at is None:
             raise InputError(
                 f"evaluate.costs names the class {name!r}, but the images have the classes "
                 f"{list(class_names)}; {nearest_name(name, class_names)}"
             )
+        return at
+
     matrix = 1.0 - np.eye(len(class_names))
     for true, row in costs.items():
+        at = place(true)
         for predicted, value in row.items():
-            matrix[positions[true], positions[predicted]] = value
+            matrix[at, place(predicted)] = value
     return check_costs(matrix, len(class_names))
 
 

@@ -123,7 +123,7 @@ def render_report(content: ReportContent) -> str:
         careless=in_order(content.careless, order).to_dict("records"),
         careless_text="" if content.careless.empty else careless_sentence(content.careless),
         subgroups=subgroup_tables(content),
-        costs_text=costs_sentence(content.costs) if content.costs else "",
+        costs_text=costs_sentence(content.costs, len(content.class_names)) if content.costs else "",
         openings=openings_sentence(content.test_openings),
         tables=build_tables(content, order),
         interval=numbers.format_interval,

@@ -111,14 +111,15 @@ def careless_sentence(careless: pd.DataFrame) -> str:
     return sentence + ("." if above else harmless)
 
 
-def costs_sentence(costs: dict[str, dict[str, float]]) -> str:
+def costs_sentence(costs: dict[str, dict[str, float]], num_classes: int) -> str:
     """Say what the mean cost counts.
 
     Args:
         costs: True class to predicted class to cost, at least one.
+        num_classes: Number of classes.
     """
     named = [
-        f"{true} called {predicted} costs {value:g}"
+        f"{true} called {predicted} costs {value:.12g}"
         for true, row in costs.items()
         for predicted, value in row.items()
         if predicted != true
@@ -126,8 +127,9 @@ def costs_sentence(costs: dict[str, dict[str, float]]) -> str:
     shown = named[:MAX_COSTS]
     if len(named) > MAX_COSTS:
         shown.append(f"{len(named) - MAX_COSTS} more mistakes cost what config.json says")
-    told = [*shown, f"every {'other ' if named else ''}mistake costs 1, a right answer nothing"]
-    return f"Mean cost per image: {'; '.join(told)}."
+    if len(named) < num_classes * (num_classes - 1):
+        shown.append(f"every {'other ' if named else ''}mistake costs 1")
+    return f"Mean cost per image: {'; '.join(shown)}; a right answer costs nothing."
 
 
 def openings_sentence(test_openings: int) -> str:

@@ -104,6 +104,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
             }
             for row in rows.itertuples()
         ],
+        **({"costs": job.config.evaluate.costs} if job.config.evaluate.costs else {}),
         "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
         "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
         "licences": {

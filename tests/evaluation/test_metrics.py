@@ -310,8 +310,7 @@ def test_correlation_and_agreement_of_constant_answers():
     assert np.isnan(matthews(alike, first))
     assert np.isnan(matthews(alike, np.eye(2)[mixed]))
     assert np.isnan(kappa(alike, first))
-    # By Cohen's formula, others than the only class are no agreement beyond chance.
-    assert kappa(alike, second) == kappa(alike, np.eye(2)[mixed]) == 0
+    assert np.isnan([kappa(alike, second), kappa(alike, np.eye(2)[mixed])]).all()
     # With two classes the opposite of the truth is the smallest value.
     assert matthews(mixed, np.eye(2)[1 - mixed]) == METRICS["matthews"].lower == -1
     assert kappa(mixed, np.eye(2)[1 - mixed]) == METRICS["kappa"].lower == -1
@@ -319,6 +318,17 @@ def test_correlation_and_agreement_of_constant_answers():
     weights = np.full(4, 0.1)
     assert matthews(mixed, first, weights) == 0
     assert np.isnan(kappa(alike, first, weights))
+
+
+def test_perfect_answers_agree_exactly():
+    targets = np.array([1, 5, 1, 5, 4, 6, 0, 5, 0, 4])  # rounding makes it more than 1
+    assert kappa(targets, np.eye(7)[targets]) == matthews(targets, np.eye(7)[targets]) == 1
+
+
+def test_a_class_name_may_be_stored_in_two_ways():
+    composed, decomposed = "Bl\u00fcte", "Blu\u0308te"
+    matrix = cost_matrix({composed: {"a": 3}}, ["a", decomposed])
+    assert matrix.tolist() == [[0, 1], [3, 0]]
 
 
 def test_top_k_and_its_ties():

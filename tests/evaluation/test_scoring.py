@@ -147,6 +147,14 @@ def test_a_classifier_that_is_always_wrong_has_intervals_from_the_lower_end():
     assert ends(table, "balanced_accuracy") == pytest.approx((0, missed))
 
 
+def test_resamples_without_a_rare_class_do_not_widen_agreement():
+    labels = ["a"] * 29 + ["b"]
+    predictions = one_hot_predictions(labels, ["a"] * 28 + ["b", "b"], ["a", "b"])
+    table = score_predictions(predictions, own_groups(predictions), 0, 1000)
+    for name in ("matthews", "kappa"):
+        assert ends(table, name)[0] > 0.3, name
+
+
 def test_worse_than_chance_has_negative_intervals():
     predictions = random_predictions(11, n=200, skill=-1.5)
     table = score_predictions(predictions, own_groups(predictions), 0, 200)

@@ -448,23 +448,27 @@ def test_the_images_of_a_class_are_not_those_of_its_specificity():
 
 
 def test_costs_are_shown_and_explained():
-    content = with_metrics(build_content(), {"cost": 1.5})
-    costs = {"cat": {"dog": 20, "cat": 0}, NASTY_CLASS: {"cat": 0.5}}
+    content = with_metrics(build_content(class_names=("cat", NASTY_CLASS)), {"cost": 1.5})
+    costs = {"cat": {"cat": 0}, NASTY_CLASS: {"cat": 0.5}}
     text = render_report(dataclasses.replace(content, costs=costs))
     assert rows_of(text, "Test figures; 95")[:2] == [
         ["contender", "accuracy", "mean cost", "log loss", "images"],
         ["probe", "98.3 %|93.3 to 99.3", "1.500|1.450 to 1.510", "0.017", "600"],
     ]
     assert (
-        f"Mean cost per image: cat called dog costs 20; {NASTY_CLASS} called cat costs 0.5; every "
-        "other mistake costs 1, a right answer nothing."
+        f"Mean cost per image: {NASTY_CLASS} called cat costs 0.5; every other "
+        "mistake costs 1; a right answer costs nothing."
     ) in Page(text).text
-    assert costs_sentence({"a": {"a": 0}}) == (
-        "Mean cost per image: every mistake costs 1, a right answer nothing."
+    assert costs_sentence({"a": {"a": 0}}, 2) == (
+        "Mean cost per image: every mistake costs 1; a right answer costs nothing."
+    )
+    assert costs_sentence({"a": {"b": 1234567.5}, "b": {"a": 1}}, 2) == (
+        "Mean cost per image: a called b costs 1234567.5; b called a costs 1; a right answer costs "
+        "nothing."
     )
     many = {"a": {f"class {number}": 2.0 for number in range(15)}}
     assert "class 11 costs 2; 3 more mistakes cost what config.json says; every other" in (
-        costs_sentence(many)
+        costs_sentence(many, 16)
     )
 
 
