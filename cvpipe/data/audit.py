@@ -6,12 +6,13 @@ of findings, how grave each is and what to do about it are in `cvpipe.data.findi
 left out unless the caller asks for it, and then it is still told.
 """
 
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,8 +42,6 @@ from cvpipe.data.thumbnails import THUMBNAIL_PIXELS, grey_thumbnail
 from cvpipe.files import open_regular
 from cvpipe.frames import SPLITS
 
-Result = TypeVar("Result")
-
 FACT_COLUMNS = [
     "image_id",
     *ImageFacts.__dataclass_fields__,
@@ -51,6 +50,8 @@ FACT_COLUMNS = [
     "same_as",
     "cluster",
 ]
+# Pictures of 128x128 pixels that are kept for a while: 64 MB.
+FINE_KEPT = 4_096
 # Train, val and test each need an image, and cross-validation inside train three more.
 MIN_GROUPS_PER_CLASS = 5
 # From here on near-duplicates change what a figure means, and the report says so at its top.
@@ -154,10 +155,17 @@ def audit_images(
     del pictures  # as large again
     facts[QUALITY_COLUMNS] = measure_quality(thumbnails)
 
-    def load(keys: Iterable[str], look: Callable[[np.ndarray], Result]) -> Iterator[Result]:
-        return ordered_map(lambda key: look(read_image(root / key, rule)), keys, threads)
+    @functools.lru_cache(maxsize=FINE_KEPT)  # an image is often compared with several others
+    def fine_thumbnail(key: str) -> np.ndarray:
+        return grey_thumbnail(read_image(root / key, rule), FINE_PIXELS)
 
-    facts["same_as"] = same_pixels(facts, thumbnails, lambda keys: load(keys, hash_pixels))
+    facts["same_as"] = same_pixels(
+        facts,
+        thumbnails,
+        lambda keys: ordered_map(
+            lambda key: hash_pixels(read_image(root / key, rule)), keys, threads
+        ),
+    )
     findings += unreadable + file_findings(facts) + identical_images(rows, facts)
     findings += quality_outliers(facts) + collection_findings(facts, rule.white_level)
     labels = dict(zip(rows["image_id"], rows["label"], strict=True))
@@ -166,9 +174,7 @@ def audit_images(
         [labels[image_id] for image_id in facts["image_id"]],
         thumbnails,
         facts[["height", "width"]].to_numpy(dtype=np.int64),
-        lambda keys: stack_thumbnails(
-            load(keys, lambda pixels: grey_thumbnail(pixels, FINE_PIXELS)), FINE_PIXELS
-        ),
+        lambda keys: stack_thumbnails(ordered_map(fine_thumbnail, keys, threads), FINE_PIXELS),
     )
     # Pixels without structure have no near-duplicates, but they have copies.
     facts["cluster"] = merge_groups(clusters.cluster, facts["same_as"].tolist())
