@@ -159,12 +159,11 @@ def audit_images(
     def fine_thumbnail(key: str) -> np.ndarray:
         return grey_thumbnail(read_image(root / key, rule), FINE_PIXELS)
 
+    def pixel_hash(key: str) -> str:
+        return hash_pixels(read_image(root / key, rule))
+
     facts["same_as"] = same_pixels(
-        facts,
-        thumbnails,
-        lambda keys: ordered_map(
-            lambda key: hash_pixels(read_image(root / key, rule)), keys, threads
-        ),
+        facts, thumbnails, lambda keys: ordered_map(pixel_hash, keys, threads)
     )
     findings += unreadable + file_findings(facts) + identical_images(rows, facts)
     findings += quality_outliers(facts) + collection_findings(facts, rule.white_level)

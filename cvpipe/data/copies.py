@@ -215,11 +215,7 @@ def find_copies(
             large = np.minimum(sizes[first], sizes[second]).min(axis=1) >= FINE_SIDE_PIXELS
             asked = np.flatnonzero(large & (score >= MIN_ALIKE))
             score[large] = -1.0
-            for load, least in ((thumbnails.__getitem__, MIN_THUMBNAIL), (load_fine, MIN_GRAIN)):
-                agreement = compare_grain(first[asked], second[asked], view, load)
-                agrees = agreement >= least
-                asked, agreement = asked[agrees], agreement[agrees]
-            score[asked] = agreement
+            score[asked] = prove_by_grain(first[asked], second[asked], view, thumbnails, load_fine)
         proven = score >= MIN_DETAIL
         found.append(
             Copies(first[proven], second[proven], np.full(proven.sum(), number), score[proven])
@@ -252,6 +248,35 @@ def most_alike(
         highest[top + row] = likeness[row, best[top + row]]
     first = np.flatnonzero(highest >= MIN_COARSE)
     return first, best[first]
+
+
+def prove_by_grain(
+    first: np.ndarray,
+    second: np.ndarray,
+    view: View,
+    thumbnails: np.ndarray,
+    load_fine: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Correlate the grain of pairs in the same frame, finely where the thumbnails agree.
+
+    Args:
+        first: Rows of the images seen as they are.
+        second: Rows of those seen by the view.
+        view: The view.
+        thumbnails: See `find_copies`.
+        load_fine: See `find_copies`.
+
+    Returns:
+        `float64` array with one correlation per pair; -1 where a look refutes the pair.
+    """
+    score = np.full(len(first), -1.0)
+    asked = np.arange(len(first))
+    for load, least in ((thumbnails.__getitem__, MIN_THUMBNAIL), (load_fine, MIN_GRAIN)):
+        agreement = compare_grain(first[asked], second[asked], view, load)
+        agrees = agreement >= least
+        asked, agreement = asked[agrees], agreement[agrees]
+    score[asked] = agreement
+    return score
 
 
 def compare_grain(
