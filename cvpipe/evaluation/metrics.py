@@ -12,14 +12,14 @@ The predicted class is the most probable one, the first on a tie. What cannot be
 """
 
 import math
-import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from cvpipe.errors import InputError, nearest_name
+from cvpipe.errors import InputError
+from cvpipe.evaluation.costs import check_costs
 
 # The spacing of float32 numbers just below 1 is 6e-8: a float32 softmax cannot say "nearly
 # sure" more finely, yet it can say exactly 0. One certain mistake then costs 16.1, not infinity.
@@ -176,7 +176,7 @@ def cost(
         probabilities: The same; the predicted class is the most probable one, whatever it
             may cost.
         weights: The same.
-        costs: `(num_classes, num_classes)`, see `cost_matrix`.
+        costs: `(num_classes, num_classes)`, see `cvpipe.evaluation.costs.cost_matrix`.
 
     References:
         Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001, section 1.
@@ -330,70 +330,6 @@ def metrics_for(num_classes: int, costs: np.ndarray | None = None) -> dict[str, 
         largest = float(check_costs(costs, num_classes).max())
         metrics["cost"] = Metric(partial(cost, costs=costs), False, "Mean cost", largest, False)
     return metrics
-
-
-def cost_matrix(costs: Mapping[str, Mapping[str, float]], class_names: Sequence[str]) -> np.ndarray:
-    """Write the costs of mistakes as a matrix; what is not named costs 1.
-
-    Args:
-        costs: True class to predicted class to cost.
-        class_names: Class order.
-
-    Returns:
-        `float64 (num_classes, num_classes)`: rows true, columns predicted, 0 on the diagonal.
-
-    Raises:
-        InputError: A class is unknown, or see `check_costs`.
-
-    Example:
-        >>> cost_matrix({"tumour": {"healthy": 20}}, ["healthy", "tumour"]).tolist()
-        [[0.0, 1.0], [20.0, 0.0]]
-    """
-    # The same letters may be stored in two ways: a folder unpacked elsewhere, a name typed here.
-    places = {unicodedata.normalize("NFC", name): at for at, name in enumerate(class_names)}
-
-    def place(name: str) -> int:
-        at = places.get(unicodedata.normalize("NFC", name))
-        if at is None:
-            raise InputError(
-                f"evaluate.costs names the class {name!r}, but the images have the classes "
-                f"{list(class_names)}; {nearest_name(name, class_names)}"
-            )
-        return at
-
-    matrix = 1.0 - np.eye(len(class_names))
-    for true, row in costs.items():
-        at = place(true)
-        for predicted, value in row.items():
-            matrix[at, place(predicted)] = value
-    return check_costs(matrix, len(class_names))
-
-
-def check_costs(costs: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return costs that are 0 for right answers and not negative, but not 0 for all mistakes.
-
-    A right answer costs nothing so that the mean cost has a zero to be compared with. Where
-    right answers do cost something, subtract it from the row of the class.
-
-    Raises:
-        InputError: The costs are otherwise, or not of shape `(num_classes, num_classes)`.
-    """
-    if costs.shape != (num_classes, num_classes):
-        raise InputError(
-            f"costs of shape {costs.shape} do not fit {num_classes} classes; pass one row per "
-            "true class and one column per predicted class, in class order."
-        )
-    if not ((costs >= 0) & np.isfinite(costs)).all() or costs.diagonal().any():
-        raise InputError(
-            f"costs must be finite, not negative, and 0 for right answers, but are "
-            f"{costs.tolist()}; subtract what a right answer costs from the row of its class."
-        )
-    if not costs.any():
-        raise InputError(
-            "the costs of all mistakes are 0, so there is nothing to measure; give one mistake "
-            "a cost above 0, or leave evaluate.costs out."
-        )
-    return costs
 
 
 def is_correct(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ import pandas as pd
 from cvpipe.config import Config
 from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import choose, compare_predictions
+from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.intervals import difference_interval
-from cvpipe.evaluation.metrics import cost_matrix, metrics_for
+from cvpipe.evaluation.metrics import metrics_for
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import read_json, write_json, write_table
 from cvpipe.report.content import CARELESS_COLUMNS, SUBGROUP_COLUMNS

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.config import Config
 from cvpipe.errors import InputError, nearest_name
-from cvpipe.evaluation.metrics import cost_matrix
+from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.files import write_json
 from cvpipe.frames import class_names_of
 from cvpipe.models.backbones import weights_fingerprint

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from cvpipe.errors import InputError
+from cvpipe.evaluation.costs import check_costs, cost_matrix
 from cvpipe.evaluation.metrics import (
     CLASS_METRICS,
     METRICS,
@@ -17,10 +18,8 @@ from cvpipe.evaluation.metrics import (
     balanced_accuracy,
     brier,
     calibration_gaps,
-    check_costs,
     class_terms,
     cost,
-    cost_matrix,
     ece,
     f1,
     image_log_losses,
