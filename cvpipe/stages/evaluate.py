@@ -102,6 +102,16 @@ def rows_for_choosing(val: pd.DataFrame) -> np.ndarray:
     return first
 
 
+def rows_for_fitting(val: pd.DataFrame) -> np.ndarray:
+    """Mark the rows of val for what is fitted after training: half B, or all of a small val.
+
+    Returns:
+        `bool` array of shape `(n,)`.
+    """
+    choosing = rows_for_choosing(val)
+    return choosing if choosing.all() else ~choosing
+
+
 def open_test(job: Job) -> None:
     """Let every contender predict the test split; the ledger is written first."""
     test = rows_of_split(job, "test")
