@@ -236,6 +236,10 @@ class EvaluateSection(Section):
         resamples: Number of bootstrap resamples behind the intervals.
         subgroups: Columns of the table of images; accuracy is also told for each of their
             values, the worst first.
+        calibration: How probabilities are made to mean what they say, fitted on half B of val:
+            one `"temperature"` for all classes, a slope and an offset for each (`"vector"`),
+            a free curve for each (`"isotonic"`), or `"none"`. Of a small val only a
+            temperature is fitted.
         costs: What mistakes cost: true class to predicted class to cost, at most a million.
             Those that are not named cost 1, right answers nothing. Empty: costs are not told.
     """
@@ -245,6 +249,7 @@ class EvaluateSection(Section):
     ] = "log_loss"
     resamples: int = Field(default=1000, ge=100, le=100_000)
     subgroups: Names = ()
+    calibration: Literal["none", "temperature", "vector", "isotonic"] = "temperature"
     costs: dict[str, dict[str, Cost]] = Field(default_factory=dict)
 
     def __hash__(self) -> int:
@@ -323,6 +328,17 @@ class Config(Section):
             if names.count(name) > 1:
                 raise ValueError(f"two contenders are called {name!r}; give each its own name")
         return contenders
+
+    @model_validator(mode="after")
+    def _can_be_exported(self) -> "Config":
+        networks = [c.name for c in self.contender if isinstance(c, NetworkContender)]
+        if networks and self.evaluate.calibration == "isotonic":
+            raise ValueError(
+                "evaluate.calibration is 'isotonic', but its curves cannot be built into the "
+                f"exported file of a network ({networks[0]!r}); choose 'temperature' or 'vector', "
+                "or leave the networks out"
+            )
+        return self
 
 
 def name_of(text: str) -> str:

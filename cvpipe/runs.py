@@ -170,6 +170,11 @@ class Run:
         """What test figures can be expected to tell, from the numbers of images and groups."""
         return self.path / "expectation.json"
 
+    @property
+    def calibration_path(self) -> Path:
+        """Log loss, Brier score and calibration error before and after calibration."""
+        return self.path / "calibration.csv"
+
     def part_path(self, contender: str, part: str = "holdout") -> Path:
         """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3 of repeat 0."""
         return self.path / "contenders" / contender / part
@@ -180,6 +185,14 @@ class Run:
         """File of a predictions table; of k-fold, the number of the repeat is named too."""
         name = f"{protocol}-{split}" + (f"-r{repeat}" if protocol == "kfold" else "")
         return self.path / "contenders" / contender / "predictions" / f"{name}.csv"
+
+    def uncalibrated_path(self, contender: str, split: str) -> Path:
+        """File of the predictions of the holdout protocol before calibration."""
+        return self.predictions_path(contender, f"{split}-uncalibrated")
+
+    def fitted_calibration_path(self, contender: str) -> Path:
+        """What makes a contender's probabilities calibrated ones."""
+        return self.part_path(contender) / "calibration.json"
 
     @property
     def is_finished(self) -> bool:
@@ -231,6 +244,11 @@ class Run:
     def expectations(self) -> dict[str, dict[str, Any]]:
         """Load what test figures can be expected to tell; empty in runs that did not store it."""
         return read_json(self.expectation_path) if self.expectation_path.exists() else {}
+
+    def calibration(self) -> pd.DataFrame:
+        """Load the figures before and after calibration."""
+        ends = [f"{when}{end}" for when in ("before", "after") for end in ("", "_low", "_high")]
+        return _read_numbers(self.calibration_path, ("temperature", *ends), ("n",))
 
     def duplicates(self) -> pd.DataFrame:
         """Load the table of near-duplicate clusters against the threshold."""

@@ -103,6 +103,7 @@ OTHER_VALUES = {
     "contender.1.search": "coarse",
     "evaluate.select_by": "accuracy",
     "evaluate.resamples": 201,
+    "evaluate.calibration": "vector",
     "evaluate.subgroups": ["site", "camera"],
     "evaluate.costs.tumour.healthy": 21,
     "evaluate.costs.tumour.NA": 0,
@@ -211,6 +212,7 @@ def test_defaults():
         ],
         "evaluate": {
             **{"select_by": "log_loss", "resamples": 1000, "subgroups": [], "costs": {}},
+            "calibration": "temperature",
         },
         "export": {"formats": ["keras"]},
         "seed": 0,

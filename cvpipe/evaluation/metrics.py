@@ -360,11 +360,16 @@ def calibration_gaps(
     """
     weights = _check_weights(targets, probabilities, weights)
     confidences = probabilities.max(axis=1)
-    inner_edges = np.arange(1, NUM_CALIBRATION_BINS) / NUM_CALIBRATION_BINS
-    bins = np.searchsorted(inner_edges, confidences, side="left")
     gaps = np.zeros((len(targets), NUM_CALIBRATION_BINS))
+    bins = calibration_bins(confidences)
     gaps[np.arange(len(targets)), bins] = confidences - is_correct(targets, probabilities)
     return _ratio(weights @ gaps, np.expand_dims(weights.sum(axis=-1), -1))
+
+
+def calibration_bins(confidences: np.ndarray) -> np.ndarray:
+    """Say in which of the 15 bins of equal width each confidence lies, `int (n,)` from 0."""
+    inner_edges = np.arange(1, NUM_CALIBRATION_BINS) / NUM_CALIBRATION_BINS
+    return np.searchsorted(inner_edges, confidences, side="left")
 
 
 def class_terms(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Classifiers on top of a backbone, as Keras layers."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,37 @@ def attach_linear_head(
     model = keras.Model(backbone.input, softmax(head(backbone.output)), name=name)
     head.set_weights([kernel, bias])
     return model
+
+
+def scale_logits(
+    model: "keras.Model", slopes: Sequence[float], offsets: Sequence[float]
+) -> "keras.Model":
+    """Build a calibration `softmax(slopes * log_softmax(logits) + offsets)` into a network.
+
+    With one slope for all classes the softmax ignores the difference between logits and their
+    log softmax, so the last layer's own weights are scaled and the graph stays as it is.
+    Otherwise a second, diagonal layer is put behind it.
+
+    Args:
+        model: Of `attach_linear_head`; its weights are changed.
+        slopes: One per class.
+        offsets: One per class.
+
+    Returns:
+        Model from the same images to calibrated probabilities.
+    """
+    keras = import_keras()
+    head = model.get_layer(LOGITS_LAYER)
+    if len(set(slopes)) == 1:
+        kernel, bias = head.get_weights()
+        head.set_weights([kernel * slopes[0], bias * slopes[0] + np.asarray(offsets)])
+        return model
+    logits = keras.layers.Activation("log_softmax", name="log_probabilities")(head.output)
+    scaling = keras.layers.Dense(len(slopes), name="calibration")
+    softmax = keras.layers.Softmax(name=PROBABILITIES_LAYER)
+    calibrated = keras.Model(model.input, softmax(scaling(logits)), name=model.name)
+    scaling.set_weights([np.diag(slopes), np.asarray(offsets)])
+    return calibrated
 
 
 def head_of(model: "keras.Model") -> "keras.Model":

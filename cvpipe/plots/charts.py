@@ -180,6 +180,34 @@ def plot_duplicate_thresholds(
     return axes
 
 
+def plot_reliability(bins: pd.DataFrame, title: str, ax: "Axes") -> "Axes":
+    """Draw how often a classifier is right when it is this sure.
+
+    Where dots lie below the diagonal it is too sure of itself. Their area grows with their
+    number of images.
+
+    Args:
+        bins: Columns `confidence`, `accuracy`, `low`, `high` (shares in [0, 1]) and `n`.
+        title: Stands above.
+        ax: Where to draw.
+    """
+    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
+    ax.vlines(bins["confidence"], bins["low"], bins["high"], colors=OTHER, linewidth=1.2)
+    areas = 12 + 140 * bins["n"] / bins["n"].sum()
+    ax.scatter(bins["confidence"], bins["accuracy"], s=areas, color=CHOSEN, zorder=3)
+    ax.set_title(title, fontsize=9, color=INK, loc="left")
+    ax.set_xlabel("highest probability", fontsize=9, color=MUTED)
+    ax.set_ylabel("named correctly", fontsize=9, color=MUTED)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(lambda at, _: format_percent(at, 0))
+    ax.tick_params(colors=INK, labelsize=9, length=0)
+    ax.spines[:].set_visible(False)
+    ax.grid(color=LINE, linewidth=0.8)
+    ax.set_axisbelow(True)
+    return ax
+
+
 def plot_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], ax: "Axes") -> "Axes":
     """Draw counts and row shares, rows true and columns predicted.
 

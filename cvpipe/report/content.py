@@ -22,6 +22,10 @@ COMPARISON_COLUMNS = (
     *("p_value", "p_adjusted", "verdict", "only_contender_right", "only_reference_right", "n"),
 )
 CARELESS_COLUMNS = ("contender", "holdout", "careless", "difference", "low", "high")
+CALIBRATION_COLUMNS = (
+    *("contender", "method", "temperature", "metric", "before", "before_low", "before_high"),
+    *("after", "after_low", "after_high", "verdict", "n"),
+)
 DUPLICATE_COLUMNS = ("threshold", "clusters", "largest", "mixed")
 SUBGROUP_COLUMNS = (
     *("protocol", "contender", "column", "subgroup", "metric", "value", "low", "high", "n"),
@@ -179,6 +183,11 @@ class ReportContent:
             what parts the images, `subgroup` is its value.
         costs: What mistakes cost, true class to predicted class to cost, as in the config;
             empty when the metrics hold no mean cost.
+        calibration: Figures of the test split before and after calibration,
+            `CALIBRATION_COLUMNS`; empty when nothing was calibrated.
+        reliability: Of the chosen contender, `"before"` and `"after"` calibration: columns
+            `confidence`, `accuracy`, `low`, `high`, `n`, one row per bin; empty like
+            `calibration`.
     """
 
     run_name: str
@@ -208,6 +217,8 @@ class ReportContent:
     duplicate_threshold: float = float("nan")
     subgroups: pd.DataFrame = field(default_factory=partial(_empty_table, SUBGROUP_COLUMNS))
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    calibration: pd.DataFrame = field(default_factory=partial(_empty_table, CALIBRATION_COLUMNS))
+    reliability: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -225,6 +236,7 @@ def check_content(content: ReportContent) -> ReportContent:
     _check_columns("careless", content.careless, CARELESS_COLUMNS)
     _check_columns("duplicates", content.duplicates, DUPLICATE_COLUMNS)
     _check_columns("subgroups", content.subgroups, SUBGROUP_COLUMNS)
+    _check_columns("calibration", content.calibration, CALIBRATION_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)
     _check_values("protocol of a comparison", content.comparison["protocol"], COMPARED_PROTOCOLS)
     _check_values("severity", content.data.findings["severity"], SEVERITIES)

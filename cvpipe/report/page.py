@@ -28,6 +28,11 @@ from cvpipe.plots.charts import (
     plot_protocol_gap,
 )
 from cvpipe.plots.svg import build_axes, build_panels, figure_to_svg
+from cvpipe.report.calibration import (
+    calibration_rows,
+    calibration_sentence,
+    reliability_figure,
+)
 from cvpipe.report.content import (
     COMPARED_PROTOCOLS,
     SEVERITIES,
@@ -125,6 +130,8 @@ def render_report(content: ReportContent) -> str:
         subgroups=subgroup_tables(content),
         costs_text=costs_sentence(content.costs, len(content.class_names)) if content.costs else "",
         openings=openings_sentence(content.test_openings),
+        calibration=calibration_rows(content, order),
+        calibration_text=calibration_sentence(content),
         tables=build_tables(content, order),
         interval=numbers.format_interval,
         findings=_sorted_findings(content.data.findings),
@@ -238,7 +245,8 @@ def build_figures(content: ReportContent, order: list[str]) -> dict[str, str]:
     Returns:
         `counts`, one entry per metric that was measured for all contenders,
         `confusion/<contender>` per contender with predictions, `split` when there was a
-        careless split, and `duplicates` when an image has a near-duplicate at any threshold.
+        careless split, `duplicates` when an image has a near-duplicate at any threshold, and
+        `reliability` when there are bins of it.
     """
     svgs = {"counts": _counts_figure(content.data.counts)}
     baselines = baseline_names(content)
@@ -246,6 +254,8 @@ def build_figures(content: ReportContent, order: list[str]) -> dict[str, str]:
         svgs["split"] = _split_figure(content, order)
     if (content.duplicates["largest"] > 1).any():
         svgs["duplicates"] = _duplicates_figure(content)
+    if content.reliability:
+        svgs["reliability"] = reliability_figure(content)
     test = headline_metrics(content, "test")
     for metric in ("accuracy", *FURTHER_FIGURES):
         rows = test[(test["metric"] == metric) & (test["label"] == "")]

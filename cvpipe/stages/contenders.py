@@ -29,6 +29,7 @@ from cvpipe.models.backbones import build_backbone
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head, head_of
+from cvpipe.stages.calibration import calibrate, store_calibrated
 from cvpipe.stages.features import describe_images
 from cvpipe.stages.job import Job
 from cvpipe.stages.recipes import classifier_of
@@ -120,10 +121,18 @@ def features_of(job: Job, contender: Contender, rows: pd.DataFrame) -> np.ndarra
 
 
 def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str) -> None:
-    """Store a contender's predictions for the rows of a split."""
-    predict = load_predictor(job.run.part_path(contender.name), job.config.threads)
-    table = predict_rows(job, contender, rows, predict)
-    write_table(job.run.predictions_path(contender.name, split), table)
+    """Store a contender's predictions for the rows of a split, as they are and calibrated.
+
+    Predictions of val come first: they are what the calibration is fitted on.
+    """
+    name = contender.name
+    if not job.run.uncalibrated_path(name, split).exists():
+        predict = load_predictor(job.run.part_path(name), job.config.threads)
+        table = predict_rows(job, contender, rows, predict)
+        write_table(job.run.uncalibrated_path(name, split), table)
+    if split == "val" and not job.run.fitted_calibration_path(name).exists():
+        calibrate(job, name, rows)
+    store_calibrated(job, name, split)
 
 
 def predict_rows(

@@ -5,12 +5,12 @@ All protocols are scored here: the holdout, the folds, and the careless split.
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from cvpipe.config import Config
-from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import choose, compare_predictions
 from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.intervals import difference_interval
@@ -19,15 +19,12 @@ from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import read_json, write_json, write_table
 from cvpipe.report.content import CARELESS_COLUMNS, SUBGROUP_COLUMNS
 from cvpipe.runs import record_test_opening
+from cvpipe.stages.calibration import measure_calibration, table_for_choosing
 from cvpipe.stages.contenders import predict_split
 from cvpipe.stages.job import Job
 from cvpipe.stages.protocols import run_careless, run_folds
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
 from cvpipe.stages.split import rows_of_split
-
-# Below this, half of val is too small to choose on, and nothing else is fitted on val yet.
-MIN_VAL_FOR_HALVES = 200
-MIN_GROUPS_OF_HALF = 20
 
 
 def fix_choice(job: Job) -> str:
@@ -42,22 +39,14 @@ def fix_choice(job: Job) -> str:
     """
     if job.run.choice_path.exists():
         return str(read_json(job.run.choice_path)["chosen"])
-    whole = rows_of_split(job, "val")
-    val = whole[rows_for_choosing(whole)]
-    image_ids = val["image_id"]
-    tables = {
-        name: table[table["image_id"].isin(image_ids)].reset_index(drop=True)
-        for name, table in predictions_of(job, "val").items()
-        if name in candidates(job.config)
-    }
+    names = candidates(job.config)
+    chosen, num_images = best_on_val(job, names)
     select_by = job.config.evaluate.select_by
-    costs = costs_of(job)
-    chosen = choose(tables, select_by, costs)
-    metric = metrics_for(len(job.run.class_names()), costs)[select_by]
+    metric = metrics_for(len(job.run.class_names()), costs_of(job))[select_by]
     because = (
         f"it has the {'highest' if metric.higher_is_better else 'lowest'} "
-        f"{metric.title.lower()} of {len(tables)} candidates on "
-        f"{len(val)} of the {len(whole)} validation images"
+        f"{metric.title.lower()} of {len(names)} candidates on "
+        f"{num_images} of the {len(rows_of_split(job, 'val'))} validation images"
     )
     write_json(
         job.run.choice_path,
@@ -65,10 +54,18 @@ def fix_choice(job: Job) -> str:
             "chosen": chosen,
             "because": because,
             "select_by": select_by,
-            "num_images": len(val),
+            "num_images": num_images,
         },
     )
     return chosen
+
+
+def best_on_val(job: Job, names: Sequence[str]) -> tuple[str, int]:
+    """Name the best of some contenders on half A of val, and say how many images that is."""
+    val = rows_of_split(job, "val")
+    tables = {name: table_for_choosing(job, name, val) for name in names}
+    best = choose(tables, job.config.evaluate.select_by, costs_of(job))
+    return best, len(tables[best])
 
 
 def costs_of(job: Job) -> np.ndarray | None:
@@ -81,35 +78,6 @@ def candidates(config: Config) -> list[str]:
     """Name the contenders that may be chosen: those that look at the images, if there are any."""
     looking = [c.name for c in config.contender if not is_baseline(c)]
     return looking or [c.name for c in config.contender]
-
-
-def rows_for_choosing(val: pd.DataFrame) -> np.ndarray:
-    """Mark the rows of val that the choice is made on: half A, or all where halves are too small.
-
-    Returns:
-        `bool` array of shape `(n,)`.
-    """
-    first = first_half(val["group"].tolist())
-    for half in (first, ~first):
-        rows = val[half]
-        whole = rows["label"].nunique() == val["label"].nunique()
-        if (
-            len(val) < MIN_VAL_FOR_HALVES
-            or rows["group"].nunique() < MIN_GROUPS_OF_HALF
-            or not whole
-        ):
-            return np.ones(len(val), dtype=bool)
-    return first
-
-
-def rows_for_fitting(val: pd.DataFrame) -> np.ndarray:
-    """Mark the rows of val for what is fitted after training: half B, or all of a small val.
-
-    Returns:
-        `bool` array of shape `(n,)`.
-    """
-    choosing = rows_for_choosing(val)
-    return choosing if choosing.all() else ~choosing
 
 
 def open_test(job: Job) -> None:
@@ -279,6 +247,8 @@ def run_evaluation(job: Job) -> None:
             write_table(job.run.repeats_path, spread_of_repeats(job.run.metrics()))
         if not job.run.comparison_path.exists():
             write_table(job.run.comparison_path, compare(job, chosen, groups))
+        if not job.run.calibration_path.exists():
+            write_table(job.run.calibration_path, measure_calibration(job, groups))
         if not job.run.careless_path.exists():
             write_table(job.run.careless_path, compare_with_careless(job.run.metrics()))
         if not job.run.subgroups_path.exists():

@@ -10,12 +10,16 @@ from typing import Any
 from cvpipe.config import NetworkContender
 from cvpipe.data.images import DECODE_RULE, decode_rule
 from cvpipe.errors import GateError
-from cvpipe.evaluation.comparison import choose
 from cvpipe.export.bundle import BUNDLE_VERSION, bundle_readme
 from cvpipe.files import atomic_path, read_json, write_json, write_text
+from cvpipe.inference.calibration import Scaling
 from cvpipe.models.backbones import BACKBONES
-from cvpipe.runs import read_source
-from cvpipe.stages.evaluate import costs_of, predictions_of
+from cvpipe.models.framework import set_threads
+from cvpipe.models.heads import scale_logits
+from cvpipe.runs import Run, read_source
+from cvpipe.stages.calibration import load_calibration
+from cvpipe.stages.contenders import load_network
+from cvpipe.stages.evaluate import best_on_val
 from cvpipe.stages.job import Job
 
 
@@ -30,10 +34,8 @@ def contender_to_export(job: Job) -> str:
     chosen = str(read_json(job.run.choice_path)["chosen"])
     if chosen in networks or not networks:
         return chosen if chosen in networks else ""
-    val = predictions_of(job, "val")
-    return choose(
-        {name: val[name] for name in networks}, job.config.evaluate.select_by, costs_of(job)
-    )
+    best, _ = best_on_val(job, networks)
+    return best
 
 
 def run_export(job: Job) -> None:
@@ -58,10 +60,21 @@ def write_bundle(job: Job, name: str, bundle: Path) -> None:
     """Write model file, description and README of a bundle, whole or not at all."""
     with atomic_path(bundle) as partial:
         partial.mkdir()
-        shutil.copyfile(job.run.part_path(name) / "model.keras", partial / "model.keras")
+        store_calibrated_network(job.run, name, partial / "model.keras")
         facts = describe_bundle(job, name)
         write_json(partial / "bundle.json", facts)
         write_text(partial / "README.md", bundle_readme(facts))
+
+
+def store_calibrated_network(run: Run, name: str, path: Path) -> None:
+    """Write a contender's network with its calibration inside."""
+    stored, calibration = run.part_path(name) / "model.keras", load_calibration(run, name)
+    if isinstance(calibration, Scaling) and not calibration.changes_nothing:
+        set_threads(run.config().threads)
+        model = scale_logits(load_network(stored), calibration.slopes, calibration.offsets)
+        model.save(path)
+    else:
+        shutil.copyfile(stored, path)
 
 
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
@@ -94,6 +107,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
             "preprocessing": "inside the model",
         },
         "output": "probabilities in the order of class_names",
+        "calibration": describe_calibration(job.run, name),
         "test_metrics": [
             {
                 "metric": row.metric,
@@ -113,6 +127,18 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         },
         "limits": "The figures hold for images from the same source. Nothing is known about "
         "other cameras, sites or populations; not a medical device.",
+    }
+
+
+def describe_calibration(run: Run, name: str) -> dict[str, Any]:
+    """Say how a network's probabilities were calibrated."""
+    facts = read_json(run.fitted_calibration_path(name))
+    return {
+        "method": facts["method"],
+        "slopes": facts["slopes"],
+        "offsets": facts["offsets"],
+        "fitted_on": f"{facts['num_images']} validation images",
+        "where": "inside the model",
     }
 
 

@@ -13,8 +13,10 @@ from cvpipe.config import NetworkContender, usable_cores
 from cvpipe.data.images import DECODE_RULE, DecodeRule, decode_rule
 from cvpipe.errors import InputError, check_name
 from cvpipe.files import read_json
+from cvpipe.inference.calibration import Calibration
 from cvpipe.models.features import build_embed
 from cvpipe.runs import Run, open_run
+from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.contenders import load_network, load_predictor
 from cvpipe.stages.features import Describe, descriptors_of, from_images, join_blocks
 
@@ -84,6 +86,7 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
     contender = contenders[check_name("contender", name, contenders)]
     part = run.part_path(name)
     rule = decode_rule(config.images, config.data)
+    calibration = load_calibration(run, name)
     if isinstance(contender, NetworkContender):
         # The whole network as it is stored: what an export is made of.
         model = load_network(part / "model.keras")
@@ -92,15 +95,24 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
             name,
             run.class_names(),
             [from_images(build_embed(model), size, rule, config.threads)],
-            _as_they_are,
+            calibrated(_as_they_are, calibration),
         )
     descriptors = descriptors_of(contender, rule, config.threads)
     return ImageClassifier(
         name,
         run.class_names(),
         [descriptor.prepare() for descriptor in descriptors],
-        load_predictor(part, config.threads),
+        calibrated(load_predictor(part, config.threads), calibration),
     )
+
+
+def calibrated(
+    predict: Callable[[np.ndarray], np.ndarray], calibration: Calibration | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Put a calibration behind a function that gives probabilities."""
+    if calibration is None:
+        return predict
+    return lambda rows: calibration.apply(predict(rows))
 
 
 def _as_they_are(probabilities: np.ndarray) -> np.ndarray:

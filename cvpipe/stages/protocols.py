@@ -12,6 +12,7 @@ from cvpipe import frames
 from cvpipe.classifiers import predictor_of
 from cvpipe.config import Contender
 from cvpipe.files import read_json, write_table
+from cvpipe.stages.calibration import calibrate_table, load_calibration
 from cvpipe.stages.contenders import fit_rows, predict_rows, refit_rows, store_fit
 from cvpipe.stages.job import Job
 from cvpipe.stages.split import fold_column
@@ -20,9 +21,8 @@ from cvpipe.stages.split import fold_column
 def run_careless(job: Job) -> None:
     """Fit and score every contender on a plain random split, as a careless person would.
 
-    Near-duplicates and groups are parted. Hyperparameters are those that were chosen in the
-    train split of the careful division: searching them once more would cost much and show
-    little.
+    Near-duplicates and groups are parted. Hyperparameters and calibration are those of the
+    careful division: finding them once more would cost much and show little.
     """
     manifest = job.run.manifest()
     alone = manifest.assign(group=manifest["image_id"])
@@ -34,13 +34,16 @@ def run_careless(job: Job) -> None:
             if not path.exists():
                 chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
                 predict = refit_rows(job, contender, train, chosen)
-                write_table(path, predict_rows(job, contender, test, predict))
+                table = predict_rows(job, contender, test, predict)
+                calibration = load_calibration(job.run, contender.name)
+                write_table(path, calibrate_table(table, calibration))
 
 
 def run_folds(job: Job) -> None:
     """Let every contender predict each fold after a fit on all others; store one table each.
 
-    The folds of every repeat are another division of the same images.
+    The folds of every repeat are another division of the same images. Their probabilities are
+    not calibrated: that takes images which no model of the table was fitted on.
     """
     manifest = job.run.manifest()
     num_folds, num_repeats = job.config.split.num_folds, job.config.split.num_repeats

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.duplicates import DISTANCE
 from cvpipe.data.images import DecodeRule, decode_rule, read_image, resize_image
 from cvpipe.errors import InputError
+from cvpipe.evaluation.reliability import reliability
 from cvpipe.features.table import FEATURES
 from cvpipe.files import read_json, write_json, write_text
 from cvpipe.models.backbones import BACKBONES
@@ -125,7 +127,24 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         duplicate_threshold=DISTANCE,
         subgroups=run.subgroups(),
         costs=config.evaluate.costs,
+        **collect_calibration(run, choice["chosen"], manifest),
     )
+
+
+def collect_calibration(run: Run, chosen: str, manifest: pd.DataFrame) -> dict[str, Any]:
+    """Read what the page tells of calibration; nothing of runs from before there was any."""
+    if not run.calibration_path.exists():
+        return {}
+    table = run.calibration()
+    if chosen not in set(table["contender"]):
+        return {"calibration": table}
+    groups = manifest.set_index("image_id")["group"]
+    predictions = {
+        "before": frames.read_predictions(run.uncalibrated_path(chosen, "test")),
+        "after": run.predictions("test", chosen),
+    }
+    bins = {when: reliability(table, groups) for when, table in predictions.items()}
+    return {"calibration": table, "reliability": bins}
 
 
 def count_openings(run: Run, manifest: pd.DataFrame) -> int:

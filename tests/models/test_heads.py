@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cvpipe.models.framework import import_keras
-from cvpipe.models.heads import attach_linear_head, head_of
+from cvpipe.models.heads import attach_linear_head, head_of, scale_logits
 
 NUM_FEATURES = 4
 
@@ -83,3 +83,27 @@ def test_a_stored_model_comes_back_bit_for_bit(model, images, tmp_path):
     np.testing.assert_array_equal(
         head_of(loaded).predict_on_batch(features), head_of(model).predict_on_batch(features)
     )
+
+
+@pytest.mark.parametrize("kind", ["temperature", "vector"])
+def test_a_calibration_is_built_into_the_network(backbone, head, images, tmp_path, kind):
+    """It gives what the calibration gives for the probabilities of the network alone."""
+    num_classes = len(head[1])
+    rng = np.random.default_rng(1)
+    slopes = (
+        np.full(num_classes, 0.4) if kind == "temperature" else rng.uniform(0.3, 2, num_classes)
+    )
+    offsets = np.zeros(num_classes) if kind == "temperature" else rng.normal(size=num_classes)
+    before = attach_linear_head(backbone, *head, name="before").predict_on_batch(images)
+    model = scale_logits(
+        attach_linear_head(backbone, *head, name="n"), slopes.tolist(), offsets.tolist()
+    )
+    expected = softmax(np.log(before.astype(np.float64)) * slopes + offsets)
+    assert np.abs(expected - before).max() > 0.01
+    np.testing.assert_allclose(model.predict_on_batch(images), expected, atol=1e-6)
+    assert model.name == "n"
+    model.save(tmp_path / "model.keras")
+    again = import_keras().saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    np.testing.assert_allclose(again.predict_on_batch(images), expected, atol=1e-6)
+    added = len(model.layers) - len(backbone.layers)
+    assert added == (2 if kind == "temperature" else 4)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from cvpipe.data.splits import first_half
-from cvpipe.stages.evaluate import MIN_GROUPS_OF_HALF, rows_for_choosing
+from cvpipe.stages.halves import MIN_GROUPS_OF_HALF, rows_for_choosing
 
 
 def val_rows(num_images, num_groups, label_of_group):

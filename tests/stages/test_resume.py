@@ -37,8 +37,8 @@ def test_a_second_run_gives_identical_predictions(run, finished, tmp_path):
     assert answer.returncode == 0, answer.stderr
     again = next((tmp_path / "runs").glob("photos-*"))
     assert again.name == run.path.name
-    # val, test and the careless test of four contenders
-    assert len(predictions_files(again)) == 12
+    # val and test with and without calibration, and the careless test, of four contenders
+    assert len(predictions_files(again)) == 4 * 5
     assert predictions_files(again) == predictions_files(run.path)
     assert (again / "metrics.csv").read_bytes() == run.metrics_path.read_bytes()
 
@@ -48,6 +48,7 @@ MILESTONES = [
     "config.json",  # killed while it hashes and decodes
     "manifest.csv",
     "contenders/shortcut/holdout/fit.json",
+    "contenders/hog_svm/holdout/calibration.json",  # before its predictions are calibrated
     "contenders/hog_svm/predictions/holdout-val.csv",  # while the network computes features
     "choice.json",
     "contenders/majority/predictions/holdout-test.csv",  # with the test split half scored
@@ -76,10 +77,11 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_numbers(photos, tmp_path
         assert len(read_ledger(runs[-1].parent)) == 1
     killed, undisturbed = runs
     assert killed.name == undisturbed.name
-    # val, test, folds, careless
-    assert len(predictions_files(killed)) == 4 * 4
+    # val and test with and without calibration, folds, careless
+    assert len(predictions_files(killed)) == 4 * 6
     assert predictions_files(killed) == predictions_files(undisturbed)
-    for name in ("metrics.csv", "comparison.csv", "careless.csv", "manifest.csv"):
+    tables = ("metrics", "comparison", "careless", "calibration", "manifest")
+    for name in (f"{table}.csv" for table in tables):
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()
 
 

@@ -1,0 +1,164 @@
+"""Make the probabilities of contenders mean what they say, and measure what that changed.
+
+A calibration is fitted on half B of val and the choice is made on half A, so neither flatters
+the other. A small val has no half to spare: there a temperature is fitted on each half, the
+choice sees every half calibrated by the other, and what is delivered is their average.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cvpipe import frames
+from cvpipe.data.splits import first_half
+from cvpipe.evaluation.comparison import compare_predictions
+from cvpipe.evaluation.scoring import score_predictions
+from cvpipe.files import read_json, write_json, write_table
+from cvpipe.inference.calibration import (
+    Calibration,
+    Scaling,
+    average_temperatures,
+    calibration_from_dict,
+    calibration_to_dict,
+    fit_calibration,
+)
+from cvpipe.report.content import CALIBRATION_COLUMNS
+from cvpipe.runs import Run
+from cvpipe.stages.halves import rows_for_choosing
+from cvpipe.stages.job import Job
+
+MEASURED = ("ece", "log_loss", "brier")
+# The one that is compared: it is the loss that a calibration makes small.
+COMPARED = "log_loss"
+
+
+def calibrate(job: Job, contender: str, val: pd.DataFrame) -> None:
+    """Fit a contender's calibration on half B of val, and store it.
+
+    Args:
+        job: The run.
+        contender: Its name; its uncalibrated predictions of val are stored.
+        val: Manifest rows of val, and nothing else.
+    """
+    raw = read_uncalibrated(job.run, contender, "val", val)
+    method = job.config.evaluate.calibration
+    choosing = rows_for_choosing(val)
+    halves: list[Scaling] = []
+    if choosing.all():
+        # Too few images for more than one number, and to set half of them aside.
+        method = "none" if method == "none" else "temperature"
+        halves = [_fit(method, raw[half]) for half in both_halves(val)]
+        calibration: Calibration = average_temperatures(halves)
+    else:
+        calibration = _fit(method, raw[~choosing])
+    facts = {
+        "method": method,
+        "num_images": len(val) if halves else int((~choosing).sum()),
+        **calibration_to_dict(calibration),
+        "halves": [calibration_to_dict(half) for half in halves],
+    }
+    write_json(job.run.fitted_calibration_path(contender), facts)
+
+
+def both_halves(val: pd.DataFrame) -> list[np.ndarray]:
+    """Mark half A and half B of val; where one would be empty, both are the whole."""
+    first = first_half(val["group"].tolist())
+    return [first, ~first] if 0 < first.sum() < len(first) else [np.full(len(first), True)] * 2
+
+
+def load_calibration(run: Run, contender: str) -> Calibration | None:
+    """Load a contender's calibration; `None` in runs of before there were any."""
+    path = run.fitted_calibration_path(contender)
+    return calibration_from_dict(read_json(path)) if path.exists() else None
+
+
+def store_calibrated(job: Job, contender: str, split: str) -> None:
+    """Write the calibrated predictions of a split from the uncalibrated ones."""
+    raw = frames.read_predictions(job.run.uncalibrated_path(contender, split))
+    calibrated = calibrate_table(raw, load_calibration(job.run, contender))
+    write_table(job.run.predictions_path(contender, split), calibrated)
+
+
+def calibrate_table(raw: pd.DataFrame, calibration: Calibration | None) -> pd.DataFrame:
+    """Calibrate a predictions table."""
+    if calibration is None:
+        return raw
+    return frames.make_predictions(
+        raw["image_id"].tolist(),
+        raw["label"].tolist(),
+        calibration.apply(frames.probabilities_of(raw)),
+        frames.predicted_class_names(raw),
+    )
+
+
+def table_for_choosing(job: Job, contender: str, val: pd.DataFrame) -> pd.DataFrame:
+    """Predict the rows of val that the choice is made on, calibrated by other rows.
+
+    Args:
+        job: The run.
+        contender: Its name.
+        val: Manifest rows of val.
+    """
+    choosing = rows_for_choosing(val)
+    if not choosing.all():
+        chosen_ids = val["image_id"][choosing]
+        table = job.run.predictions("val", contender)
+        return table[table["image_id"].isin(chosen_ids)].reset_index(drop=True)
+    raw = read_uncalibrated(job.run, contender, "val", val)
+    fitted = read_json(job.run.fitted_calibration_path(contender))["halves"]
+    first, second = both_halves(val)
+    if first.all():
+        return calibrate_table(raw, calibration_from_dict(fitted[0]))
+    swapped = [(first, fitted[1]), (second, fitted[0])]
+    tables = [calibrate_table(raw[half], calibration_from_dict(other)) for half, other in swapped]
+    return pd.concat(tables).sort_values("image_id", ignore_index=True)
+
+
+def read_uncalibrated(run: Run, contender: str, split: str, rows: pd.DataFrame) -> pd.DataFrame:
+    """Load the uncalibrated predictions of manifest rows, in their order."""
+    table = frames.read_predictions(run.uncalibrated_path(contender, split))
+    return table.set_index("image_id").loc[rows["image_id"]].reset_index()
+
+
+def measure_calibration(job: Job, groups: pd.Series) -> pd.DataFrame:
+    """Set figures of the test split before calibration beside those after it.
+
+    Returns:
+        Columns `CALIBRATION_COLUMNS`, one row per calibrated contender and figure. `verdict`
+        says whether the log loss became better or worse; it is `""` for the other figures.
+    """
+    metrics = job.run.metrics().query("protocol == 'holdout' and split == 'test' and label == ''")
+    seed, resamples = job.config.seed, job.config.evaluate.resamples
+    rows = []
+    for contender in job.config.contender:
+        name = contender.name
+        facts = read_json(job.run.fitted_calibration_path(name))
+        calibration = calibration_from_dict(facts)
+        if isinstance(calibration, Scaling) and calibration.changes_nothing:
+            continue
+        temperature = calibration.temperature if isinstance(calibration, Scaling) else np.nan
+        tables = {
+            "before": frames.read_predictions(job.run.uncalibrated_path(name, "test")),
+            "after": job.run.predictions("test", name),
+        }
+        compared = compare_predictions("before", tables, groups, seed, resamples)
+        verdict = compared.set_index("metric").loc[COMPARED, "verdict"]
+        scored = score_predictions(tables["before"], groups, seed, resamples)
+        before = scored[scored["label"] == ""].set_index("metric")
+        after = metrics[metrics["contender"] == name].set_index("metric")
+        for metric in MEASURED:
+            figures = [*_with_ends(before.loc[metric]), *_with_ends(after.loc[metric])]
+            told = verdict if metric == COMPARED else ""
+            method, number = facts["method"], len(tables["after"])
+            rows.append((name, method, temperature, metric, *figures, told, number))
+    return pd.DataFrame(rows, columns=list(CALIBRATION_COLUMNS))
+
+
+def _fit(method: str, raw: pd.DataFrame) -> Any:
+    targets = frames.targets_of(raw["label"], frames.predicted_class_names(raw))
+    return fit_calibration(method, frames.probabilities_of(raw), targets)
+
+
+def _with_ends(row: pd.Series) -> tuple[float, float, float]:
+    return row["value"], row["low"], row["high"]
