@@ -223,6 +223,7 @@ Contender = Annotated[
 ]
 
 
+DEFAULT_AT_LEAST = 0.9
 # In units of an ordinary mistake.
 Cost = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
 
@@ -242,6 +243,12 @@ class EvaluateSection(Section):
             temperature is fitted.
         costs: What mistakes cost: true class to predicted class to cost, at most a million.
             Those that are not named cost 1, right answers nothing. Empty: costs are not told.
+        positive: The class that the operating point is to find; empty without such a goal.
+        goal: What the operating point is fitted to on val: a `"sensitivity"` or
+            `"specificity"` of at least `at_least`, the largest sum of the two (`"youden"`), or
+            the smallest expected `"cost"`. Empty: there is none.
+        at_least: The sensitivity or specificity that the goal asks for.
+        conformal_level: Share of images whose prediction set is to hold the true class.
     """
 
     select_by: Literal[
@@ -251,6 +258,10 @@ class EvaluateSection(Section):
     subgroups: Names = ()
     calibration: Literal["none", "temperature", "vector", "isotonic"] = "temperature"
     costs: dict[str, dict[str, Cost]] = Field(default_factory=dict)
+    positive: str = ""
+    goal: Literal["", "sensitivity", "specificity", "youden", "cost"] = ""
+    at_least: float = Field(default=DEFAULT_AT_LEAST, gt=0.0, le=1.0)
+    conformal_level: float = Field(default=0.9, gt=0.0, lt=1.0)
 
     def __hash__(self) -> int:
         # A table has no hash of its own, and the order of its keys must not matter.
@@ -275,6 +286,32 @@ class EvaluateSection(Section):
             raise ValueError(
                 "select_by is 'cost', but costs are not given; say what mistakes cost, as in "
                 "costs = {sick = {healthy = 20}}, or choose by 'log_loss'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _have_what_the_goal_needs(self) -> "EvaluateSection":
+        about_a_class = self.goal not in ("", "cost")
+        if about_a_class and not self.positive:
+            raise ValueError(
+                f"goal is {self.goal!r}, but positive is not given; name the class that is to be "
+                "found, as in positive = 'tumour'"
+            )
+        if self.positive and not about_a_class:
+            raise ValueError(
+                f"positive is {self.positive!r}, which is for goal = 'sensitivity', 'specificity' "
+                f"or 'youden', but the goal is {self.goal!r}"
+            )
+        if self.goal == "cost" and not self.costs:
+            raise ValueError(
+                "goal is 'cost', but costs are not given; say what mistakes cost, as in "
+                "costs = {sick = {healthy = 20}}"
+            )
+        bounded = self.goal in ("sensitivity", "specificity")
+        if self.at_least != DEFAULT_AT_LEAST and not bounded:
+            raise ValueError(
+                f"at_least is {self.at_least}, which is for goal = 'sensitivity' or "
+                f"'specificity', but the goal is {self.goal!r}"
             )
         return self
 

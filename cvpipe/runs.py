@@ -175,6 +175,25 @@ class Run:
         """Log loss, Brier score and calibration error before and after calibration."""
         return self.path / "calibration.csv"
 
+    @property
+    def operating_points_path(self) -> Path:
+        """What the frozen operating points do on test; there when the config has a goal."""
+        return self.path / "operating_points.csv"
+
+    @property
+    def abstention_path(self) -> Path:
+        """How many test images the frozen thresholds of confidence answer, and how well."""
+        return self.path / "abstention.csv"
+
+    @property
+    def conformal_path(self) -> Path:
+        """How often the prediction sets hold the true class on test."""
+        return self.path / "conformal.csv"
+
+    def decisions_path(self, contender: str) -> Path:
+        """Thresholds of a contender, frozen before test was opened."""
+        return self.part_path(contender) / "decisions.json"
+
     def part_path(self, contender: str, part: str = "holdout") -> Path:
         """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3 of repeat 0."""
         return self.path / "contenders" / contender / part
@@ -240,6 +259,26 @@ class Run:
         """Load the table of means and standard deviations over the repeats of k-fold."""
         floats = ("mean", "standard_deviation")
         return _read_numbers(self.repeats_path, floats, ("num_repeats",))
+
+    def operating_points(self) -> pd.DataFrame:
+        """Load the figures of the frozen operating points; empty where there was no goal."""
+        floats = ("threshold", "value", "low", "high")
+        if not self.operating_points_path.exists():
+            return pd.DataFrame({"contender": pd.Series(dtype=str)})
+        return _read_numbers(self.operating_points_path, floats, ("n",))
+
+    def abstention(self) -> pd.DataFrame:
+        """Load the table of images answered at the frozen thresholds of confidence."""
+        floats = (
+            *("asked_share", "threshold", "answered_share", "answered_low", "answered_high"),
+            *("accuracy", "accuracy_low", "accuracy_high"),
+        )
+        return _read_numbers(self.abstention_path, floats, ("num_answered", "n"))
+
+    def conformal(self) -> pd.DataFrame:
+        """Load the table of prediction sets: coverage and size."""
+        floats = ("level", "coverage", "low", "high", "mean_set_size", "single_share")
+        return _read_numbers(self.conformal_path, floats, ("n",))
 
     def expectations(self) -> dict[str, dict[str, Any]]:
         """Load what test figures can be expected to tell; empty in runs that did not store it."""

@@ -87,6 +87,37 @@ images and DICOM as in the measurement; the `input` of `bundle.json` has the rul
 the proof that this file gives the measured probabilities; inside its run, `cvpipe verify` repeats
 it.
 
+{decisions_paragraph(facts.get("decisions", {}))}\
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
 {facts["licences"]["data"].rstrip(".")}.
+"""
+
+
+def decisions_paragraph(decisions: Mapping[str, Any]) -> str:
+    """Say in a README how to use the frozen thresholds and sets; `""` where there are none.
+
+    Args:
+        decisions: The `decisions` of `bundle.json`.
+    """
+    if not decisions:
+        return ""
+    sets, point = decisions["prediction_sets"], decisions["operating_point"]
+    rule = ""
+    if point.get("goal") == "cost":
+        rule = (
+            "Decide for the class with the smallest expected cost: "
+            "`(probabilities @ costs).argmin()` with the `costs` of its `operating_point`. "
+        )
+    elif point:
+        rule = (
+            f"Call an image `{point['positive']}` when its probability is at least "
+            f"{point['threshold']:.6g} (goal: {point['goal']}). "
+        )
+    return f"""`decisions` of `bundle.json` has thresholds that were fitted on validation images \
+and frozen before the test. {rule}To answer only when sure, leave an image to a person when its \
+largest probability is below a `threshold` of `abstention`. For a set that holds the true class \
+in {100 * sets["level"]:g} % of new images of the same kind, take the most probable class and \
+every class whose probability is at least `marginal` of `prediction_sets`; the thresholds of \
+`by_class` keep that for the images of each class.
+
 """

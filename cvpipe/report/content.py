@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe.errors import InputError
+from cvpipe.report.decisions import Decisions
 
 METRIC_COLUMNS = (
     *("protocol", "repeat", "contender", "split", "view", "metric", "label"),
@@ -188,6 +189,7 @@ class ReportContent:
         reliability: Of the chosen contender, `"before"` and `"after"` calibration: columns
             `confidence`, `accuracy`, `low`, `high`, `n`, one row per bin; empty like
             `calibration`.
+        decisions: What the chosen contender may decide; `None` where nothing was frozen.
     """
 
     run_name: str
@@ -219,6 +221,7 @@ class ReportContent:
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     calibration: pd.DataFrame = field(default_factory=partial(_empty_table, CALIBRATION_COLUMNS))
     reliability: dict[str, pd.DataFrame] = field(default_factory=dict)
+    decisions: Decisions | None = None
 
 
 def check_content(content: ReportContent) -> ReportContent:

@@ -42,6 +42,7 @@ from cvpipe.report.content import (
     in_headline,
     overall_accuracies,
 )
+from cvpipe.report.decisions import decision_section, risk_coverage_figure
 from cvpipe.report.wording import (
     careless_sentence,
     comparison_outcomes,
@@ -132,6 +133,7 @@ def render_report(content: ReportContent) -> str:
         openings=openings_sentence(content.test_openings),
         calibration=calibration_rows(content, order),
         calibration_text=calibration_sentence(content),
+        decided=decision_section(content.decisions) if content.decisions else None,
         tables=build_tables(content, order),
         interval=numbers.format_interval,
         findings=_sorted_findings(content.data.findings),
@@ -245,8 +247,8 @@ def build_figures(content: ReportContent, order: list[str]) -> dict[str, str]:
     Returns:
         `counts`, one entry per metric that was measured for all contenders,
         `confusion/<contender>` per contender with predictions, `split` when there was a
-        careless split, `duplicates` when an image has a near-duplicate at any threshold, and
-        `reliability` when there are bins of it.
+        careless split, `duplicates` when an image has a near-duplicate at any threshold,
+        `reliability` when there are bins of it, and `risk_coverage` when thresholds were frozen.
     """
     svgs = {"counts": _counts_figure(content.data.counts)}
     baselines = baseline_names(content)
@@ -256,6 +258,8 @@ def build_figures(content: ReportContent, order: list[str]) -> dict[str, str]:
         svgs["duplicates"] = _duplicates_figure(content)
     if content.reliability:
         svgs["reliability"] = reliability_figure(content)
+    if content.decisions:
+        svgs["risk_coverage"] = risk_coverage_figure(content.decisions)
     test = headline_metrics(content, "test")
     for metric in ("accuracy", *FURTHER_FIGURES):
         rows = test[(test["metric"] == metric) & (test["label"] == "")]

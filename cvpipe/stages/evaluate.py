@@ -21,6 +21,8 @@ from cvpipe.report.content import CARELESS_COLUMNS, SUBGROUP_COLUMNS
 from cvpipe.runs import record_test_opening
 from cvpipe.stages.calibration import measure_calibration, table_for_choosing
 from cvpipe.stages.contenders import predict_split
+from cvpipe.stages.decide import run_decide, write_decisions
+from cvpipe.stages.halves import rows_for_choosing, rows_for_fitting
 from cvpipe.stages.job import Job
 from cvpipe.stages.protocols import run_careless, run_folds
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
@@ -66,6 +68,15 @@ def best_on_val(job: Job, names: Sequence[str]) -> tuple[str, int]:
     tables = {name: table_for_choosing(job, name, val) for name in names}
     best = choose(tables, job.config.evaluate.select_by, costs_of(job))
     return best, len(tables[best])
+
+
+def fix_decisions(job: Job) -> None:
+    """Fit what the contenders decide by on half B of val, before test is opened.
+
+    A small val is used whole, and then it also made the choice.
+    """
+    val = rows_of_split(job, "val")
+    write_decisions(job, val[rows_for_fitting(val)], bool(rows_for_choosing(val).all()))
 
 
 def costs_of(job: Job) -> np.ndarray | None:
@@ -232,6 +243,7 @@ def score_subgroups(job: Job, manifest: pd.DataFrame) -> pd.DataFrame:
 def run_evaluation(job: Job) -> None:
     """Choose, open test, try the other divisions, score and compare; what is stored is kept."""
     chosen = fix_choice(job)
+    fix_decisions(job)
     with job.timed("test", f"test: {chosen} was chosen on val; opening the test split"):
         open_test(job)
     if job.config.split.protocol == "kfold":
@@ -253,3 +265,4 @@ def run_evaluation(job: Job) -> None:
             write_table(job.run.careless_path, compare_with_careless(job.run.metrics()))
         if not job.run.subgroups_path.exists():
             write_table(job.run.subgroups_path, score_subgroups(job, manifest))
+        run_decide(job, groups)

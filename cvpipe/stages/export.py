@@ -119,6 +119,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
             for row in rows.itertuples()
         ],
         **({"costs": job.config.evaluate.costs} if job.config.evaluate.costs else {}),
+        **decisions_of(job, name),
         "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
         "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
         "licences": {
@@ -140,6 +141,12 @@ def describe_calibration(run: Run, name: str) -> dict[str, Any]:
         "fitted_on": f"{facts['num_images']} validation images",
         "where": "inside the model",
     }
+
+
+def decisions_of(job: Job, name: str) -> dict[str, Any]:
+    """Read the frozen thresholds of a contender; empty in a run that has none."""
+    path = job.run.decisions_path(name)
+    return {"decisions": read_json(path)} if path.exists() else {}
 
 
 def verify_in_fresh_process(bundle: Path, root: Path) -> None:

@@ -27,6 +27,7 @@ from cvpipe.report.content import (
 from cvpipe.report.page import render_report
 from cvpipe.runs import Run, count_test_openings, data_root, read_source
 from cvpipe.stages.contenders import describe_search
+from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.evaluate import fingerprint_of
 from cvpipe.stages.job import Job
 from cvpipe.stages.predict import load_contender
@@ -128,6 +129,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         subgroups=run.subgroups(),
         costs=config.evaluate.costs,
         **collect_calibration(run, choice["chosen"], manifest),
+        decisions=collect_decisions(run, choice["chosen"]),
     )
 
 

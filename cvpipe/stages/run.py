@@ -24,6 +24,7 @@ from cvpipe.runs import (
 )
 from cvpipe.stages.audit import run_audit, scan_and_hash
 from cvpipe.stages.contenders import fit_contender, predict_split
+from cvpipe.stages.decide import positive_class
 from cvpipe.stages.evaluate import run_evaluation
 from cvpipe.stages.export import require_parity, run_export
 from cvpipe.stages.job import Job, Nobody, Watcher
@@ -69,6 +70,7 @@ def run(
     plan = make_plan(Path(target), settings, Path(data) if data else None, preset)
     rows = check_subgroups(plan.config, scan_and_hash(plan.root, plan.config))
     check_classes_of_costs(plan.config, rows["label"])
+    positive_class(plan.config.evaluate, class_names_of(rows["label"]))  # raises if it is unknown
     job = make_job(plan, rows, Path(runs_path), again, watcher)
     if "split" in rows and plan.config.split.protocol != "given":
         watcher.say(
