@@ -42,7 +42,7 @@ def plot_risk_coverage(
     ax.set_xlim(0, 1.02)
     ax.set_ylim(0, max(0.05, 1.1 * np.nanmax([*risk, *(1 - dots["accuracy_low"])])))
     ax.locator_params(axis="y", nbins=5)
-    ax.tick_params(colors=INK, labelsize=9, length=0)
+    ax.tick_params(colors=INK, labelsize=9, length=0, pad=6)
     ax.spines[:].set_visible(False)
     ax.grid(color=LINE, linewidth=0.8)
     ax.set_axisbelow(True)

@@ -193,18 +193,18 @@ def sets_sentence(fitted: dict[str, Any]) -> str:
     level, needed = _percent(fitted["level"]), fitted["images_needed"]
     text = (
         "Instead of one class, a set of all that may well be the true one: a set of one class is "
-        "an answer, a larger one a question for a person. Of new images of the same kind, one of "
-        f"each group, {level} of the sets hold the true class: with one threshold on average over "
-        "all images, with one per class for the images of each class."
+        "an answer, a larger one a question for a person. Of new images of the same kind, each "
+        f"independent of the others, at least {level} are expected to have their true class in "
+        "the set: with one threshold over all images, with one per class in each class."
     )
     few = [name for name, number in fitted["num_images"].items() if number < needed]
     if sum(fitted["num_images"].values()) < needed:
         text += f" That takes {needed} validation images, so here every set has all classes."
     elif few:
-        verb = "is" if len(few) == 1 else "are"
+        names = ", ".join(few[:MAX_CLASSES]) + (" and others" if len(few) > MAX_CLASSES else "")
         text += (
-            f" One per class takes {needed} validation images of each, which {', '.join(few)} "
-            f"did not have: {verb} in every such set."
+            f" One per class takes {needed} validation images of each class; there were fewer of "
+            f"{names}, so every such set includes {'it' if len(few) == 1 else 'them'}."
         )
     return text
 
