@@ -66,6 +66,10 @@ recipe = "linear_probe"
 select_by = "macro_f1"
 resamples = 200
 subgroups = ["camera", "site"]
+goal = "sensitivity"
+positive = "tumour"
+at_least = 0.95
+conformal_level = 0.8
 
 [evaluate.costs]
 tumour = {healthy = 20, NA = 2.5}
@@ -107,6 +111,10 @@ OTHER_VALUES = {
     "evaluate.subgroups": ["site", "camera"],
     "evaluate.costs.tumour.healthy": 21,
     "evaluate.costs.tumour.NA": 0,
+    "evaluate.goal": "specificity",
+    "evaluate.positive": "NA",
+    "evaluate.at_least": 0.96,
+    "evaluate.conformal_level": 0.85,
 }
 # These have a single value today.
 ONE_VALUE = {"contender.1.recipe", "export.formats"}
@@ -213,6 +221,7 @@ def test_defaults():
         "evaluate": {
             **{"select_by": "log_loss", "resamples": 1000, "subgroups": [], "costs": {}},
             "calibration": "temperature",
+            **{"goal": "", "positive": "", "at_least": 0.9, "conformal_level": 0.9},
         },
         "export": {"formats": ["keras"]},
         "seed": 0,
