@@ -6,9 +6,9 @@ smallest on average among all that keep the level ("least ambiguous"). The level
 over calibration and new images that are exchangeable: of the same kind and independent. Several
 images of one patient are not, and other hospitals or cameras are not of the same kind.
 
-MAPIE and crepes compute such sets as well. They wrap estimators or keep the calibration data;
-what is needed here is a quantile on one side and a comparison on the other, which an app can
-repeat without any library.
+MAPIE and crepes find the same thresholds. They wrap estimators or keep the calibration data; what
+is needed here is a quantile on one side and a comparison on the other, which an app can repeat
+without any library.
 """
 
 import math

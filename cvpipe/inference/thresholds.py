@@ -21,7 +21,8 @@ def threshold_for_sensitivity(
     """Find the highest threshold that still finds a given share of the positive images.
 
     Among all thresholds that do, it calls the fewest other images positive. The share holds on
-    the images given: on others it is as often missed as kept, so it must be measured there.
+    the images given. Of others it is missed rather more often than kept (see
+    `docs/decisions.md`), so it must be measured there, or asked for with room to spare.
 
     Args:
         scores: Probability of the positive class per image, `float (n,)`.

@@ -428,3 +428,12 @@ def test_an_unknown_positive_class_stops_a_run_before_it_begins(decided, tmp_pat
         "did you mean 'poppy'?"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_the_exported_bundle_has_what_was_frozen(run):
+    (path,) = run.export_path.glob("*/bundle.json")
+    facts = read_json(path)
+    assert facts["decisions"] == read_json(run.decisions_path(facts["contender"]))
+    assert facts["bundle_version"] == 1
+    readme = (path.parent / "README.md").read_text(encoding="utf-8")
+    assert "fitted on validation images and frozen before the test. To answer only" in readme
