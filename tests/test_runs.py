@@ -69,6 +69,9 @@ PATHS = {
     "speeds_path": "speeds.json",
     "report_path": "report.html",
     "export_path": "export",
+    "operating_points_path": "operating_points.csv",
+    "abstention_path": "abstention.csv",
+    "conformal_path": "conformal.csv",
 }
 
 
@@ -79,6 +82,7 @@ def test_paths():
         name: f"runs/a/{file_name}" for name, file_name in PATHS.items()
     }
     assert run.part_path("svm").as_posix() == "runs/a/contenders/svm/holdout"
+    assert run.decisions_path("svm").as_posix() == "runs/a/contenders/svm/holdout/decisions.json"
     assert run.part_path("svm", "r0-f1").as_posix() == "runs/a/contenders/svm/r0-f1"
     table = run.predictions_path("svm", "val").as_posix()
     assert table == "runs/a/contenders/svm/predictions/holdout-val.csv"
