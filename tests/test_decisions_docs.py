@@ -9,7 +9,7 @@ from cvpipe.inference.conformal import images_needed
 from cvpipe.inference.thresholds import EVERYTHING, NOTHING, RESOLUTION
 from cvpipe.report.decisions import ABSTENTION_COLUMNS, CONFORMAL_COLUMNS, OPERATING_COLUMNS
 from cvpipe.stages.decide import ANSWERED_SHARES
-from cvpipe.stages.evaluate import MIN_VAL_FOR_HALVES
+from cvpipe.stages.halves import MIN_VAL_FOR_HALVES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")

@@ -54,6 +54,7 @@ PATHS = {
     "findings_path": "audit.csv",
     "images_path": "images.csv",
     "duplicates_path": "duplicates.csv",
+    "calibration_path": "calibration.csv",
     "manifest_path": "manifest.csv",
     "classes_path": "classes.json",
     "choice_path": "choice.json",
