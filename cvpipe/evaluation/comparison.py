@@ -5,14 +5,18 @@ by image removes what they share, so far smaller differences can be told apart t
 looking at whether two intervals overlap.
 """
 
+import math
 from collections.abc import Mapping
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
 from cvpipe.errors import InputError, check_name
+from cvpipe.evaluation.auc import auc_difference, normal_p_value
 from cvpipe.evaluation.intervals import (
+    CONFIDENCE,
     NUM_RESAMPLES,
     ROUNDING,
     block_sizes,
@@ -37,9 +41,14 @@ from cvpipe.frames import (
     targets_of,
 )
 
-# Where costs are given, `cost` follows them.
-COMPARED_METRICS = ("accuracy", "log_loss", "macro_f1")
+# Where costs are given, `cost` comes before the last.
+RESAMPLED_METRICS = ("accuracy", "log_loss", "macro_f1")
+COMPARED_METRICS = (*RESAMPLED_METRICS, "roc_auc")
 SIGNIFICANCE = 0.05
+POWER = 0.8
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+# The loss of accuracy that `no_worse` still allows.
+MARGIN = 0.02
 NUM_PERMUTATIONS = 9999
 COLUMNS = [
     "contender",
@@ -54,6 +63,8 @@ COLUMNS = [
     "only_contender_right",
     "only_reference_right",
     "n",
+    "detectable",
+    "no_worse",
 ]
 
 
@@ -64,20 +75,26 @@ def compare_predictions(
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
     costs: np.ndarray | None = None,
+    margin: float = MARGIN,
 ) -> pd.DataFrame:
     """Compare every contender with the reference, image by image.
 
     *Interval*: percentile interval of the difference over clustered bootstrap resamples, in
     which both contenders see the same images. When no resample differs from another although
     the predictions do, the interval is the difference plus or minus the upper end of Wilson's
-    interval for 0 out of as many as there are groups: so much could go unseen.
+    interval for 0 out of as many as there are groups (of the rarest class, for what is a mean
+    over classes): so much could go unseen. The area under the ROC curve has no resamples, which
+    would cost more than all else together: its interval is the difference plus or minus 1.96
+    standard errors by the method of DeLong, for groups of several images Obuchowski's, cut at -1
+    and 1. Without a class of two groups it is all of that.
 
     *p-value*: for accuracy, when each group is a single image, McNemar's exact test on the
     images that only one of the two gets right. Otherwise a permutation test: if the contenders
     were equally good, swapping their predictions on any group of images would change nothing
     that matters, so the difference is ranked among those after random swaps. For means over
     images this is the sign-flip test on the groups' differences; it serves macro F1, which is
-    no such mean, equally well.
+    no such mean, equally well. The area under the ROC curve has the normal test that belongs to
+    its interval.
 
     *Verdict*: the p-value decides, after Holm's correction over all contenders, at 5 %. The
     interval shows how large the difference may be and is *not* corrected, so it can leave out
@@ -85,6 +102,15 @@ def compare_predictions(
     images, where the percentile interval is too narrow and the exact test careful. The
     opposite, an interval that includes 0 beside "better" or "worse", is rare (skewed
     differences); the verdict counts then, too.
+
+    *Detectable*: the smallest true difference that the test would have shown in 80 % of samples
+    like this one, at the strictest level of Holm's correction, 5 % divided by the number of
+    contenders: so many standard errors as the two quantiles of the normal distribution add up
+    to. The standard error is the standard deviation over the resamples; where they show no
+    spread, the half-width of the interval is taken for 1.96 of it. This is an approximation,
+    and a kind one where few images make the difference.
+
+    *No worse*: for accuracy, whether the interval shows that no more than the margin is lost.
 
     Args:
         reference_name: The contender all others are compared with.
@@ -95,26 +121,36 @@ def compare_predictions(
         num_resamples: Number of bootstrap resamples.
         costs: What each mistake costs, see `cost_matrix`; without it the mean cost is not
             compared.
+        margin: The loss of accuracy against the reference that does no harm, a share in [0, 1].
 
     Returns:
         One row per other contender and metric of `COMPARED_METRICS`, and `cost`. `difference` is
         contender minus reference; `verdict` is "better", "worse" or "cannot be told apart"
         and speaks of the contender; `only_contender_right` and `only_reference_right` count
-        images and are missing except for accuracy; `n` is the number of images.
+        images and are missing except for accuracy; `n` is the number of images. `detectable` is
+        missing where nothing could have been shown: both gave the same answers, the groups are
+        too few for any swap of them to be rare, or the difference would exceed the largest
+        possible one. `no_worse` is "shown" or "not shown", and "" except for accuracy. An area
+        that cannot be computed has a missing difference, with the p-value 1.
 
     Raises:
         InputError: The reference is not among the tables, the tables do not hold the same
             images, labels and classes, a table breaks its contract or is empty, a label is
-            missing or unknown, an image has no group, there is not one resample, or the costs
-            are no cost matrix.
+            missing or unknown, an image has no group, there is not one resample, the costs are
+            no cost matrix, or the margin is not within [0, 1].
 
     References:
         McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions
         or Percentages", Psychometrika 12, 1947 (here with the exact binomial distribution).
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 15
         (permutation tests).
+        DeLong, DeLong and Clarke-Pearson, and Obuchowski, see `cvpipe.evaluation.auc`.
+        Piaggio, Elbourne, Pocock, Evans and Altman, "Reporting of Noninferiority and
+        Equivalence Randomized Trials", JAMA 308, 2012 (the interval against the margin).
     """
     check_name("contender", reference_name, tables)
+    if not 0 <= margin <= 1:
+        raise InputError(f"margin {margin} is no share in [0, 1]; pass 0.02 for 2 points.")
     reference = sort_labelled(tables[reference_name])
     groups = groups_of(reference["image_id"], groups_by_image_id)
     comparisons = [
@@ -127,7 +163,14 @@ def compare_predictions(
     result = pd.concat(comparisons, ignore_index=True)
     result["p_adjusted"] = result.groupby("metric")["p_value"].transform(holm_adjust)
     columns = (result["metric"], result["difference"], result["p_adjusted"])
-    result["verdict"] = [_verdict(*row) for row in zip(*columns, strict=True)]
+    result["verdict"] = [verdict_of(*row) for row in zip(*columns, strict=True)]
+    level = SIGNIFICANCE / len(comparisons)
+    result["detectable"] = [
+        _detectable(*row, int(groups.max()) + 1, level)
+        for row in zip(result["standard_error"], result["upper"], strict=True)
+    ]
+    shown = np.where(result["low"] >= -margin - ROUNDING, "shown", "not shown")
+    result["no_worse"] = np.where(result["metric"] == "accuracy", shown, "")
     return result[COLUMNS]
 
 
@@ -206,12 +249,16 @@ def _compare_pair(
     num_resamples: int,
     costs: np.ndarray | None,
 ) -> pd.DataFrame:
-    """Compute the rows of one contender, all columns but the adjusted p-value and the verdict."""
+    """Compute the rows of one contender as far as they do not depend on the others.
+
+    Beside columns of the result they have the `standard_error` of each difference and the `upper`
+    end of what it can be.
+    """
     targets = targets_of(reference["label"], predicted_class_names(reference))
     ours = probabilities_of(match_rows(reference, check_predictions(table)))
     theirs = probabilities_of(reference)
     metrics = metrics_for(ours.shape[1], costs)
-    names = [*COMPARED_METRICS, *(["cost"] if costs is not None else [])]
+    names = [*RESAMPLED_METRICS, *(["cost"] if costs is not None else [])]
     our_sums = _group_sums(targets, ours, groups, costs)
     their_sums = _group_sums(targets, theirs, groups, costs)
     num_groups = len(our_sums)
@@ -227,26 +274,27 @@ def _compare_pair(
     only_ours = int((right & ~reference_right).sum())
     only_theirs = int((~right & reference_right).sum())
     if num_groups == len(reference):
-        p_values[COMPARED_METRICS.index("accuracy")] = _mcnemar_p_value(only_ours, only_theirs)
-    others = [None] * (len(names) - 1)
-    result = pd.DataFrame(
-        {
-            "contender": name,
-            "reference": reference_name,
-            "metric": names,
-            "difference": observed,
-            "p_value": p_values,
-            "only_contender_right": pd.array([only_ours, *others], dtype="Int64"),
-            "only_reference_right": pd.array([only_theirs, *others], dtype="Int64"),
-            "n": len(reference),
-        }
+        p_values[names.index("accuracy")] = _mcnemar_p_value(only_ours, only_theirs)
+    same = np.array_equal(ours, theirs)
+    slack = 0.0 if same else wilson_interval(0, num_groups)[1]
+    slack_of_classes = 0.0 if same else wilson_interval(0, _smallest_class(targets, groups))[1]
+    figures = []
+    for metric, value, p_value, column in zip(names, observed, p_values, resampled.T, strict=True):
+        share = slack_of_classes if metrics[metric].over_classes else slack
+        interval = _interval_and_error(value, column, share, metrics[metric].upper)
+        figures.append((metric, value, p_value, *interval))
+    figures.append(("roc_auc", *_compare_areas(targets, ours, theirs, groups, slack_of_classes)))
+    columns = ["metric", "difference", "p_value", "low", "high", "standard_error"]
+    result = pd.DataFrame(figures, columns=columns)
+    others = [None] * len(names)
+    return result.assign(
+        contender=name,
+        reference=reference_name,
+        only_contender_right=pd.array([only_ours, *others], dtype="Int64"),
+        only_reference_right=pd.array([only_theirs, *others], dtype="Int64"),
+        n=len(reference),
+        upper=[metrics[metric].upper for metric in result["metric"]],
     )
-    slack = 0.0 if np.array_equal(ours, theirs) else wilson_interval(0, num_groups)[1]
-    result[["low", "high"]] = [
-        _difference_interval(value, column, slack, metrics[metric].upper)
-        for metric, value, column in zip(names, observed, resampled.T, strict=True)
-    ]
-    return result
 
 
 def _group_sums(
@@ -309,10 +357,10 @@ def _mcnemar_p_value(only_ours: int, only_theirs: int) -> float:
     return float(binomtest(only_ours, discordant).pvalue) if discordant else 1.0
 
 
-def _difference_interval(
+def _interval_and_error(
     value: float, resampled: np.ndarray, slack: float, upper: float
-) -> tuple[float, float]:
-    """Percentile interval of a difference; see `compare_predictions` for the collapsed one.
+) -> tuple[float, float, float]:
+    """Percentile interval and standard error of a difference; see `compare_predictions`.
 
     Args:
         value: The difference itself.
@@ -321,12 +369,54 @@ def _difference_interval(
         upper: Largest possible difference.
     """
     low, high = percentile_interval(resampled)
+    error = float(np.nanstd(resampled))
     if high - low <= ROUNDING:
         low, high = max(value - slack * upper, -upper), min(value + slack * upper, upper)
-    return min(low, value), max(high, value)
+        error = slack * upper / Z
+    return min(low, value), max(high, value), error
 
 
-def _verdict(metric: str, difference: float, p_adjusted: float) -> str:
+def _compare_areas(
+    targets: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, slack: float
+) -> tuple[float, float, float, float, float]:
+    """Difference of the areas under the ROC curves, p-value, interval and standard error."""
+    difference, error = auc_difference(targets, ours, theirs, groups)
+    if error <= ROUNDING:
+        error = slack / Z
+    low, high = max(difference - Z * error, -1.0), min(difference + Z * error, 1.0)
+    return difference, normal_p_value(difference, error), low, high, error
+
+
+def _smallest_class(targets: np.ndarray, groups: np.ndarray) -> int:
+    """Count the groups of the class that has the fewest, but at least one."""
+    return min(len(np.unique(groups[targets == target])) for target in np.unique(targets))
+
+
+def _detectable(error: float, upper: float, num_groups: int, level: float) -> float:
+    """The smallest true difference that is probably shown; NaN where none can be.
+
+    Args:
+        error: Standard error of the difference.
+        upper: Largest possible difference.
+        num_groups: Number of groups.
+        level: Significance level.
+    """
+    size = (NormalDist().inv_cdf(1 - level / 2) + NormalDist().inv_cdf(POWER)) * error
+    smallest_p_value = 2.0 ** (1 - num_groups)  # of all ways to swap groups, two are as extreme
+    return size if 0 < size <= upper and smallest_p_value <= level else math.nan
+
+
+def verdict_of(metric: str, difference: float, p_adjusted: float) -> str:
+    """Say what a test has shown of a contender.
+
+    Args:
+        metric: One of `METRICS`, or `"cost"`.
+        difference: Contender minus reference.
+        p_adjusted: The p-value, corrected for the number of comparisons.
+
+    Returns:
+        `"better"`, `"worse"` or `"cannot be told apart"`.
+    """
     if p_adjusted > SIGNIFICANCE:
         return "cannot be told apart"
     higher_is_better = metric != "cost" and METRICS[metric].higher_is_better

@@ -1,0 +1,144 @@
+"""Areas under ROC curves: how sure they are, and how sure the difference of two is.
+
+An area is the share of pairs, one image of the class and one of another, in which the first
+scores higher, ties counting one half. An image's *placement* is that share over the pairs it is
+in. The area is the mean of the placements, on either side, so how they vary says how sure the
+area is; and two contenders are compared by the differences of the placements of the same images.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from scipy.stats import rankdata
+
+from cvpipe.evaluation.intervals import ROUNDING
+from cvpipe.evaluation.metrics import roc_auc
+
+
+def auc_components(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """What each image adds to the deviation of `roc_auc` from its expected value.
+
+    Of one class against the rest, an image's component is its placement minus the area, divided
+    by the number of images on its side. Of more than two classes it is the mean of its
+    components over the classes that `roc_auc` averages, so that all it does to the mean area is
+    in one number and the variance needs no covariances of classes.
+
+    Args:
+        targets: Integers, `(n,)`.
+        probabilities: `(n, num_classes)`; any scores will do.
+
+    Returns:
+        `float64 (n,)`, with the sum 0; NaN where all images have one class.
+
+    References:
+        DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated
+        Receiver Operating Characteristic Curves: A Nonparametric Approach", Biometrics 44,
+        1988 (the structural components); Sun and Xu, "Fast Implementation of DeLong's
+        Algorithm for Comparing the Areas Under Correlated Receiver Operating Characteristic
+        Curves", IEEE Signal Processing Letters 21, 2014 (their computation from midranks).
+    """
+    num_classes = probabilities.shape[1]
+    classes = [1] if num_classes == 2 else range(num_classes)
+    parts = [
+        _components_of_class(targets == index, probabilities[:, index])
+        for index in classes
+        if 0 < (targets == index).sum() < len(targets)
+    ]
+    return np.mean(parts, axis=0) if parts else np.full(len(targets), np.nan)
+
+
+def auc_covariance(
+    components: Sequence[np.ndarray], targets: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Covariance of the areas of several contenders on the same images.
+
+    With two classes and one image per group it is DeLong's, with larger groups Obuchowski's.
+    Images of one group are summed up before they are squared: what they share does not average
+    out. The factors n / (n - 1) are those of the two papers, and count for each true class the
+    groups that have images of it; between two classes they count all groups. With more than two
+    classes, which neither paper has, the same factors hold for each class and pair of classes.
+
+    Args:
+        components: `auc_components` of each contender, each `(n,)`.
+        targets: Integers, `(n,)`.
+        groups: One group per image, `(n,)`, integers from 0.
+
+    Returns:
+        `float64 (num_contenders, num_contenders)`; infinite where a class has images of one group
+        only, because nothing is known of what another group would have scored.
+
+    References:
+        DeLong, DeLong and Clarke-Pearson, see `auc_components`; Obuchowski, "Nonparametric
+        Analysis of Clustered ROC Curve Data", Biometrics 53, 1997, section 2.
+    """
+    present, strata = np.unique(targets, return_inverse=True)
+    num_groups = len(np.unique(groups))
+    sums = np.zeros((groups.max() + 1, len(present), len(components)))
+    np.add.at(sums, (groups, strata), np.column_stack(components))
+    counts = [len(np.unique(groups[strata == stratum])) for stratum in range(len(present))]
+    if min(counts) < 2:
+        return np.full((len(components), len(components)), np.inf)
+    factors = np.full((len(present), len(present)), num_groups / (num_groups - 1))
+    np.fill_diagonal(factors, [count / (count - 1) for count in counts])
+    return np.einsum("gcr,gds,cd->rs", sums, sums, factors, optimize=True)
+
+
+def auc_difference(
+    targets: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray
+) -> tuple[float, float]:
+    """Difference of two contenders' `roc_auc` on the same images, and its standard error.
+
+    Args:
+        targets: Integers, `(n,)`.
+        ours: Probabilities `(n, num_classes)` of the contender.
+        theirs: The same of the one it is compared with.
+        groups: One group per image, `(n,)`, integers from 0.
+
+    Returns:
+        `(difference, standard_error)`, ours minus theirs; both NaN where all images have one
+        class. The standard error is 0 where both order the images alike, and infinite where
+        `auc_covariance` is.
+    """
+    difference = float(roc_auc(targets, ours) - roc_auc(targets, theirs))
+    if math.isnan(difference):
+        return math.nan, math.nan
+    change = auc_components(targets, ours) - auc_components(targets, theirs)
+    if not change.any():
+        return 0.0, 0.0  # whatever other groups hold, the two order them alike
+    return difference, math.sqrt(max(auc_covariance([change], targets, groups)[0, 0], 0.0))
+
+
+def normal_p_value(difference: float, standard_error: float) -> float:
+    """Two-sided p-value of a difference that is normal about 0 if there is none.
+
+    Args:
+        difference: The difference; NaN where it cannot be computed.
+        standard_error: Its standard error, from 0 to infinity.
+
+    Returns:
+        A number in [0, 1]; 1 where there is no difference or none is defined, whatever the
+        standard error.
+
+    Example:
+        >>> round(normal_p_value(1.96, 1.0), 3), normal_p_value(0.0, 0.0), normal_p_value(0.1, 0.0)
+        (0.05, 1.0, 0.0)
+    """
+    if math.isnan(difference) or abs(difference) <= ROUNDING:
+        return 1.0
+    if standard_error == 0:
+        return 0.0
+    return 2 * NormalDist().cdf(-abs(difference) / standard_error)
+
+
+def _components_of_class(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Components of one class against the rest; both have images."""
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    # The rank among all minus that within the own side counts those of the other side below.
+    ranks = rankdata(scores)
+    placements = np.empty(len(scores))
+    placements[positive] = (ranks[positive] - rankdata(scores[positive])) / num_negative
+    placements[~positive] = 1 - (ranks[~positive] - rankdata(scores[~positive])) / num_positive
+    area = placements[positive].mean()
+    return (placements - area) / np.where(positive, num_positive, num_negative)
