@@ -7,6 +7,7 @@ all a stage needs to resume: what exists is done.
 import csv
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -166,6 +167,11 @@ class Run:
         return self.path / "repeats.csv"
 
     @property
+    def folds_path(self) -> Path:
+        """What the folds say of each recipe; there when there were folds."""
+        return self.path / "folds.csv"
+
+    @property
     def expectation_path(self) -> Path:
         """What test figures can be expected to tell, from the numbers of images and groups."""
         return self.path / "expectation.json"
@@ -236,9 +242,12 @@ class Run:
 
     def comparison(self) -> pd.DataFrame:
         """Load the table of paired comparisons."""
-        floats = ("difference", "low", "high", "p_value", "p_adjusted")
+        floats = ("difference", "low", "high", "p_value", "p_adjusted", "detectable")
         whole = ("only_contender_right", "only_reference_right", "n")
-        return _read_numbers(self.comparison_path, floats, whole)
+        table = _read_numbers(self.comparison_path, floats, whole)
+        # Runs from before these columns know neither.
+        later = {"detectable": math.nan, "no_worse": ""}
+        return table.assign(**{name: later[name] for name in later if name not in table})
 
     def careless(self) -> pd.DataFrame:
         """Load the table of what a careless split would have claimed."""
@@ -279,6 +288,10 @@ class Run:
         """Load the table of prediction sets: coverage and size."""
         floats = ("level", "coverage", "low", "high", "mean_set_size", "single_share")
         return _read_numbers(self.conformal_path, floats, ("n",))
+    def folds(self) -> pd.DataFrame:
+        """Load the table of what the folds say of each recipe."""
+        means = ("mean", "low", "high", "difference", "difference_low", "difference_high")
+        return _read_numbers(self.folds_path, (*means, "p_value", "p_adjusted"), ("num_fits",))
 
     def expectations(self) -> dict[str, dict[str, Any]]:
         """Load what test figures can be expected to tell; empty in runs that did not store it."""

@@ -64,6 +64,7 @@ PATHS = {
     "subgroups_path": "subgroups.csv",
     "suspects_path": "suspects.csv",
     "repeats_path": "repeats.csv",
+    "folds_path": "folds.csv",
     "expectation_path": "expectation.json",
     "audit_page_path": "audit.html",
     "timings_path": "timings.json",

@@ -4,6 +4,7 @@ An area is the share of pairs, one image of the class and one of another, in whi
 scores higher, ties counting one half. An image's *placement* is that share over the pairs it is
 in. The area is the mean of the placements, on either side, so how they vary says how sure the
 area is; and two contenders are compared by the differences of the placements of the same images.
+The area is that of `cvpipe.evaluation.metrics.roc_auc`.
 """
 
 import math
@@ -14,11 +15,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from cvpipe.evaluation.intervals import ROUNDING
-from cvpipe.evaluation.metrics import roc_auc
 
 
-def auc_components(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """What each image adds to the deviation of `roc_auc` from its expected value.
+def auc_components(targets: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
+    """`roc_auc`, and what each image adds to its deviation from the expected value.
 
     Of one class against the rest, an image's component is its placement minus the area, divided
     by the number of images on its side. Of more than two classes it is the mean of its
@@ -30,7 +30,8 @@ def auc_components(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray
         probabilities: `(n, num_classes)`; any scores will do.
 
     Returns:
-        `float64 (n,)`, with the sum 0; NaN where all images have one class.
+        The area, and the components, `float64 (n,)`, whose sum is 0; NaN where all images have
+        one class.
 
     References:
         DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated
@@ -40,13 +41,17 @@ def auc_components(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray
         Curves", IEEE Signal Processing Letters 21, 2014 (their computation from midranks).
     """
     num_classes = probabilities.shape[1]
+    ranks = rankdata(probabilities, axis=0)
     classes = [1] if num_classes == 2 else range(num_classes)
     parts = [
-        _components_of_class(targets == index, probabilities[:, index])
+        _components_of_class(targets == index, ranks[:, index])
         for index in classes
         if 0 < (targets == index).sum() < len(targets)
     ]
-    return np.mean(parts, axis=0) if parts else np.full(len(targets), np.nan)
+    if not parts:
+        return math.nan, np.full(len(targets), np.nan)
+    areas, components = zip(*parts, strict=True)
+    return float(np.mean(areas)), np.mean(components, axis=0)
 
 
 def auc_covariance(
@@ -61,7 +66,7 @@ def auc_covariance(
     classes, which neither paper has, the same factors hold for each class and pair of classes.
 
     Args:
-        components: `auc_components` of each contender, each `(n,)`.
+        components: Those of each contender, each `(n,)`, see `auc_components`.
         targets: Integers, `(n,)`.
         groups: One group per image, `(n,)`, integers from 0.
 
@@ -98,16 +103,18 @@ def auc_difference(
 
     Returns:
         `(difference, standard_error)`, ours minus theirs; both NaN where all images have one
-        class. The standard error is 0 where both order the images alike, and infinite where
-        `auc_covariance` is.
+        class. The standard error is 0 where all placements differ by the same, as they do when
+        both order the images alike, otherwise infinite where `auc_covariance` is.
     """
-    difference = float(roc_auc(targets, ours) - roc_auc(targets, theirs))
-    if math.isnan(difference):
+    area, components = auc_components(targets, ours)
+    other_area, other_components = auc_components(targets, theirs)
+    change = components - other_components
+    if math.isnan(area):
         return math.nan, math.nan
-    change = auc_components(targets, ours) - auc_components(targets, theirs)
     if not change.any():
-        return 0.0, 0.0  # whatever other groups hold, the two order them alike
-    return difference, math.sqrt(max(auc_covariance([change], targets, groups)[0, 0], 0.0))
+        return area - other_area, 0.0  # also where a class has one group only
+    variance = auc_covariance([change], targets, groups)[0, 0]
+    return area - other_area, math.sqrt(max(variance, 0.0))
 
 
 def normal_p_value(difference: float, standard_error: float) -> float:
@@ -132,13 +139,12 @@ def normal_p_value(difference: float, standard_error: float) -> float:
     return 2 * NormalDist().cdf(-abs(difference) / standard_error)
 
 
-def _components_of_class(positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Components of one class against the rest; both have images."""
+def _components_of_class(positive: np.ndarray, ranks: np.ndarray) -> tuple[float, np.ndarray]:
+    """Area and components of one class against the rest; both have images."""
     num_positive, num_negative = int(positive.sum()), int((~positive).sum())
     # The rank among all minus that within the own side counts those of the other side below.
-    ranks = rankdata(scores)
-    placements = np.empty(len(scores))
-    placements[positive] = (ranks[positive] - rankdata(scores[positive])) / num_negative
-    placements[~positive] = 1 - (ranks[~positive] - rankdata(scores[~positive])) / num_positive
-    area = placements[positive].mean()
-    return (placements - area) / np.where(positive, num_positive, num_negative)
+    placements = np.empty(len(ranks))
+    placements[positive] = (ranks[positive] - rankdata(ranks[positive])) / num_negative
+    placements[~positive] = 1 - (ranks[~positive] - rankdata(ranks[~positive])) / num_positive
+    area = float(placements[positive].mean())
+    return area, (placements - area) / np.where(positive, num_positive, num_negative)

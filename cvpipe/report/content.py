@@ -21,7 +21,14 @@ METRIC_COLUMNS = (
 COMPARISON_COLUMNS = (
     *("protocol", "contender", "reference", "metric", "difference", "low", "high"),
     *("p_value", "p_adjusted", "verdict", "only_contender_right", "only_reference_right", "n"),
+    *("detectable", "no_worse"),
 )
+FOLD_COLUMNS = (
+    *("contender", "metric", "mean", "low", "high", "difference", "difference_low"),
+    *("difference_high", "p_value", "p_adjusted", "verdict", "num_fits"),
+)
+# The loss of accuracy that does no harm; pooled folds have more images to show it.
+NO_WORSE_MARGINS = {"holdout": 0.02, "kfold": 0.01}
 CARELESS_COLUMNS = ("contender", "holdout", "careless", "difference", "low", "high")
 CALIBRATION_COLUMNS = (
     *("contender", "method", "temperature", "metric", "before", "before_low", "before_high"),
@@ -157,8 +164,9 @@ class ReportContent:
         metrics: Tidy table, `METRIC_COLUMNS`; `label` is `""` for all classes together.
         comparison: Paired comparisons, `COMPARISON_COLUMNS`; `protocol` is one of
             `COMPARED_PROTOCOLS`; differences are contender minus reference; the two counts
-            of images may be missing. The page shows the rows whose reference is the chosen
-            contender. Empty with one contender.
+            of images may be missing, and so may `detectable`; `no_worse` is "shown", "not
+            shown" or "", by the margins `NO_WORSE_MARGINS`. The page shows the rows whose
+            reference is the chosen contender. Empty with one contender.
         predictions: Test predictions per contender.
         mistakes: Of the chosen contender, the most confident first.
         timings: `(stage, seconds)` in order.
@@ -190,6 +198,9 @@ class ReportContent:
             `confidence`, `accuracy`, `low`, `high`, `n`, one row per bin; empty like
             `calibration`.
         decisions: What the chosen contender may decide; `None` where nothing was frozen.
+        recipes: What the folds say of each recipe, `FOLD_COLUMNS`: the mean over the folds and
+            the difference to the chosen one, with intervals for another training set. Empty
+            when there were no folds.
     """
 
     run_name: str
@@ -222,6 +233,7 @@ class ReportContent:
     calibration: pd.DataFrame = field(default_factory=partial(_empty_table, CALIBRATION_COLUMNS))
     reliability: dict[str, pd.DataFrame] = field(default_factory=dict)
     decisions: Decisions | None = None
+    recipes: pd.DataFrame = field(default_factory=partial(_empty_table, FOLD_COLUMNS))
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -240,6 +252,7 @@ def check_content(content: ReportContent) -> ReportContent:
     _check_columns("duplicates", content.duplicates, DUPLICATE_COLUMNS)
     _check_columns("subgroups", content.subgroups, SUBGROUP_COLUMNS)
     _check_columns("calibration", content.calibration, CALIBRATION_COLUMNS)
+    _check_columns("recipes", content.recipes, FOLD_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)
     _check_values("protocol of a comparison", content.comparison["protocol"], COMPARED_PROTOCOLS)
     _check_values("severity", content.data.findings["severity"], SEVERITIES)

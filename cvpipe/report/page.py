@@ -35,6 +35,7 @@ from cvpipe.report.calibration import (
 )
 from cvpipe.report.content import (
     COMPARED_PROTOCOLS,
+    NO_WORSE_MARGINS,
     SEVERITIES,
     ReportContent,
     check_content,
@@ -134,6 +135,8 @@ def render_report(content: ReportContent) -> str:
         calibration=calibration_rows(content, order),
         calibration_text=calibration_sentence(content),
         decided=decision_section(content.decisions) if content.decisions else None,
+        margins=NO_WORSE_MARGINS,
+        recipes=in_order(content.recipes, order).to_dict("records"),
         tables=build_tables(content, order),
         interval=numbers.format_interval,
         findings=_sorted_findings(content.data.findings),
@@ -165,6 +168,7 @@ def render_page(template: str, **values: Any) -> str:
         seconds=numbers.format_seconds,
         rate=numbers.format_rate,
         tiny=numbers.format_tiny,
+        value=lambda value, metric: numbers.format_metric(metric, value),
         difference=lambda value, metric: numbers.format_difference(metric, value),
         p_value=lambda value: numbers.format_p_value(value).removeprefix(f"={numbers.SPACE}"),
         metric_title=numbers.metric_title,

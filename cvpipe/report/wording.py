@@ -1,5 +1,6 @@
 """The answer of a run in words: who is better, worse, or cannot be told apart."""
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -71,7 +72,11 @@ def _outcome_text(row: dict, metric: str) -> str:
         difference, low, high = -difference, -high, -low
     begin = "cannot be told apart from it: difference" if same else f"is {row['verdict']} by"
     size = format_difference(metric, difference) + unit
-    return f"{begin} {size} ({format_interval(metric, low, high)}, {p_value})"
+    text = f"{begin} {size} ({format_interval(metric, low, high)}, {p_value})"
+    if same and not math.isnan(row["detectable"]):
+        least = format_difference(metric, float(row["detectable"])) + unit
+        text += f"; a difference of at least {least} could have been shown"
+    return text
 
 
 def folds_sentence(folds: int, chosen: str, accuracy: pd.Series) -> str:

@@ -13,11 +13,13 @@ import pandas as pd
 from cvpipe.config import Config
 from cvpipe.evaluation.comparison import choose, compare_predictions
 from cvpipe.evaluation.costs import cost_matrix
+from cvpipe.evaluation.folds import compare_folds
 from cvpipe.evaluation.intervals import difference_interval
 from cvpipe.evaluation.metrics import metrics_for
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import read_json, write_json, write_table
-from cvpipe.report.content import CARELESS_COLUMNS, SUBGROUP_COLUMNS
+from cvpipe.frames import read_predictions
+from cvpipe.report.content import CARELESS_COLUMNS, NO_WORSE_MARGINS, SUBGROUP_COLUMNS
 from cvpipe.runs import record_test_opening
 from cvpipe.stages.calibration import measure_calibration, table_for_choosing
 from cvpipe.stages.contenders import predict_split
@@ -26,7 +28,7 @@ from cvpipe.stages.halves import rows_for_choosing, rows_for_fitting
 from cvpipe.stages.job import Job
 from cvpipe.stages.protocols import run_careless, run_folds
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
-from cvpipe.stages.split import rows_of_split
+from cvpipe.stages.split import fold_column, rows_of_split
 
 
 def fix_choice(job: Job) -> str:
@@ -163,10 +165,28 @@ def compare(job: Job, chosen: str, groups: pd.Series) -> pd.DataFrame:
                 names = (majority, *shortcuts)
                 comparisons.append((majority, {name: predictions[name] for name in names}))
         for reference, compared in comparisons:
-            table = compare_predictions(reference, compared, groups, seed, resamples, costs)
+            margin = NO_WORSE_MARGINS[protocol]
+            table = compare_predictions(reference, compared, groups, seed, resamples, costs, margin)
             table.insert(0, "protocol", protocol)
             tables.append(table)
     return pd.concat(tables, ignore_index=True)
+
+
+def compare_recipes(job: Job, chosen: str) -> pd.DataFrame:
+    """Compare the recipes by how they did on each fold of each repeat."""
+    manifest = job.run.manifest()
+    parts = [
+        f"r{repeat}-f{fold}"
+        for repeat in range(job.config.split.num_repeats)
+        for fold in sorted(manifest[fold_column(repeat)].unique())
+    ]
+    tables = {
+        c.name: [
+            read_predictions(job.run.part_path(c.name, part) / "predictions.csv") for part in parts
+        ]
+        for c in job.config.contender
+    }
+    return compare_folds(chosen, tables)
 
 
 def accuracies_on_test(metrics: pd.DataFrame, protocol: str) -> pd.DataFrame:
@@ -261,6 +281,8 @@ def run_evaluation(job: Job) -> None:
             write_table(job.run.comparison_path, compare(job, chosen, groups))
         if not job.run.calibration_path.exists():
             write_table(job.run.calibration_path, measure_calibration(job, groups))
+        if job.config.split.protocol == "kfold" and not job.run.folds_path.exists():
+            write_table(job.run.folds_path, compare_recipes(job, chosen))
         if not job.run.careless_path.exists():
             write_table(job.run.careless_path, compare_with_careless(job.run.metrics()))
         if not job.run.subgroups_path.exists():

@@ -18,6 +18,7 @@ from cvpipe.features.table import FEATURES
 from cvpipe.files import read_json, write_json, write_text
 from cvpipe.models.backbones import BACKBONES
 from cvpipe.report.content import (
+    FOLD_COLUMNS,
     ContenderSummary,
     DataSummary,
     Mistake,
@@ -130,6 +131,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         costs=config.evaluate.costs,
         **collect_calibration(run, choice["chosen"], manifest),
         decisions=collect_decisions(run, choice["chosen"]),
+        recipes=collect_recipes(run),
     )
 
 
@@ -241,6 +243,12 @@ def exported_contender(run: Run) -> str:
     """Name the contender of the exported bundle; `""` when there is none."""
     bundles = sorted(path.parent.name for path in run.export_path.glob("*/bundle.json"))
     return next((name for name in bundles if ".partial" not in name), "")
+
+
+def collect_recipes(run: Run) -> pd.DataFrame:
+    """Read what the folds say of each recipe; nothing without folds, or of an older run."""
+    known = run.folds_path.exists()
+    return run.folds() if known else pd.DataFrame(columns=list(FOLD_COLUMNS))
 
 
 def collect_parity(run: Run) -> list[ParityResult]:

@@ -93,9 +93,13 @@ def compare_row(
     protocol="holdout",
     reference="probe",
     n=600,
+    detectable=nan,
+    no_worse=None,
 ):
     start = (protocol, contender, reference, metric, difference, low, high, p_value / 2, p_value)
-    return (*start, verdict, only_contender, only_reference, n)
+    shown = "shown" if low >= -0.02 else "not shown"
+    no_worse = no_worse or (shown if metric == "accuracy" else "")
+    return (*start, verdict, only_contender, only_reference, n, detectable, no_worse)
 
 
 def build_content(class_names=("cat", "dog"), **changes):
