@@ -206,11 +206,15 @@ def test_comparison_with_missing_values_comes_back(tmp_path):
             "only_contender_right": pd.array([8, None], dtype="Int64"),
             "only_reference_right": pd.array([293, None], dtype="Int64"),
             "n": [600, 600],
+            "detectable": [0.1 + 0.2, math.nan],
+            "no_worse": ["shown", ""],
         }
     )
     write_table(run.comparison_path, table)
     read = run.comparison()
-    for name in ("difference", "low", "high", "p_value", "p_adjusted"):
+    assert list(read) == list(table)
+    assert read["no_worse"].tolist() == ["shown", ""]
+    for name in ("difference", "low", "high", "p_value", "p_adjusted", "detectable"):
         assert read[name].dtype == np.float64
         np.testing.assert_array_equal(read[name], table[name])
     for name in ("only_contender_right", "only_reference_right"):
@@ -219,6 +223,26 @@ def test_comparison_with_missing_values_comes_back(tmp_path):
         assert read[name][0] == table[name][0]
     assert read["n"].tolist() == [600, 600]
     assert read["reference"].tolist() == ["NA", "NA"]
+
+
+def test_comparison_from_before_later_columns(tmp_path):
+    write_text(tmp_path / "comparison.csv", "contender,difference,n\na,0.5,6\n")
+    read = Run(tmp_path).comparison()
+    assert read["detectable"].isna().all()
+    assert read["no_worse"].tolist() == [""]
+
+
+def test_table_of_the_recipes_comes_back(tmp_path):
+    run = Run(tmp_path)
+    numbers = ("mean", "low", "high", "difference", "difference_low", "difference_high")
+    table = pd.DataFrame({"contender": ["NA", "0"], "metric": ["accuracy"] * 2})
+    for name in (*numbers, "p_value", "p_adjusted"):
+        table[name] = [0.1 + 0.2, math.nan]
+    table = table.assign(verdict=["worse", ""], num_fits=[10, 10])
+    write_table(run.folds_path, table)
+    read = run.folds()
+    assert read["num_fits"].tolist() == [10, 10]
+    pd.testing.assert_frame_equal(read, table, check_dtype=False, check_exact=True)
 
 
 def test_comparison_of_one_contender_is_empty(tmp_path):

@@ -103,16 +103,16 @@ def auc_difference(
 
     Returns:
         `(difference, standard_error)`, ours minus theirs; both NaN where all images have one
-        class. The standard error is 0 where all placements differ by the same, as they do when
-        both order the images alike, otherwise infinite where `auc_covariance` is.
+        class. The standard error is 0 where both order the images alike, otherwise infinite
+        where `auc_covariance` is.
     """
     area, components = auc_components(targets, ours)
     other_area, other_components = auc_components(targets, theirs)
     change = components - other_components
     if math.isnan(area):
         return math.nan, math.nan
-    if not change.any():
-        return area - other_area, 0.0  # also where a class has one group only
+    if area == other_area and not change.any():
+        return 0.0, 0.0  # they order all images alike, and one group is enough to say so
     variance = auc_covariance([change], targets, groups)[0, 0]
     return area - other_area, math.sqrt(max(variance, 0.0))
 

@@ -206,6 +206,10 @@ def test_what_cannot_be_known():
     lonely = (np.arange(40) == 5).astype(int)
     assert auc_difference(lonely, ours, theirs, groups)[1] == math.inf
     assert normal_p_value(0.4, math.inf) == 1
+    # Not even when it went from the last place to the first.
+    last, first = two_columns(-lonely), two_columns(lonely)
+    assert auc_difference(lonely, first, last, groups) == (1, math.inf)
+    assert auc_difference(targets, two_columns(targets), two_columns(-targets), groups) == (1, 0)
     same_group = np.where(targets == 1, 0, groups + 1)
     assert auc_difference(targets, ours, theirs, same_group)[1] == math.inf
     assert auc_difference(lonely, ours, np.exp(ours), groups) == (0, 0)

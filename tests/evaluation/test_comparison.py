@@ -3,11 +3,13 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from cvpipe.errors import InputError
 from cvpipe.evaluation import comparison
+from cvpipe.evaluation.auc import auc_difference
 from cvpipe.evaluation.comparison import choose, compare_predictions, holm_adjust
 from cvpipe.evaluation.intervals import wilson_interval
 from cvpipe.evaluation.metrics import METRICS
@@ -53,8 +55,9 @@ def test_columns_rows_and_differences():
     assert list(result) == [
         *("contender", "reference", "metric", "difference", "low", "high", "p_value"),
         *("p_adjusted", "verdict", "only_contender_right", "only_reference_right", "n"),
+        *("detectable", "no_worse"),
     ]
-    keys = list(itertools.product("ac", ["accuracy", "log_loss", "macro_f1"]))
+    keys = list(itertools.product("ac", ["accuracy", "log_loss", "macro_f1", "roc_auc"]))
     assert list(zip(result["contender"], result["metric"], strict=True)) == keys
     assert (result["reference"] == "b").all()
     assert (result["n"] == 80).all()
@@ -269,7 +272,7 @@ def test_costs_of_mistakes_are_compared():
     groups = {name: str(index // 2) for index, name in enumerate(ids)}
     # Where every mistake costs 1, the cost is what the accuracy lacks.
     result = compare_predictions("a", tables, groups, 0, 100, 1 - np.eye(3))
-    assert result["metric"].tolist() == ["accuracy", "log_loss", "macro_f1", "cost"]
+    assert result["metric"].tolist() == ["accuracy", "log_loss", "macro_f1", "cost", "roc_auc"]
     accuracy, cost = row(result, "accuracy"), row(result, "cost")
     assert cost["difference"] == pytest.approx(-accuracy["difference"])
     assert (cost["low"], cost["high"]) == pytest.approx((-accuracy["high"], -accuracy["low"]))
@@ -278,7 +281,8 @@ def test_costs_of_mistakes_are_compared():
     assert pd.isna(cost["only_contender_right"])
     # All else is as it is without costs.
     without = compare_predictions("a", tables, groups, 0, 100)
-    pd.testing.assert_frame_equal(result[result["metric"] != "cost"], without)
+    all_else = result[result["metric"] != "cost"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(all_else, without)
 
 
 def test_costs_decide_where_accuracy_does_not():
@@ -301,6 +305,176 @@ def test_costs_decide_where_accuracy_does_not():
     found = row(compare_predictions("a", sure, own_groups(sure), 0, 50, costs), "cost")
     slack = 9 * wilson_interval(0, 12)[1]
     assert (found["low"], found["high"]) == pytest.approx((-slack, slack))
+
+
+# Areas under the ROC curve.
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_areas_have_the_interval_and_the_test_of_delong(group_size):
+    tables = random_tables(21, [1, 1.3, 3])
+    ids = tables["a"]["image_id"]
+    groups = {name: str(index // group_size) for index, name in enumerate(ids)}
+    result = compare_predictions("a", tables, groups, 0, 20)
+    targets = targets_of(tables["a"]["label"], CLASSES)
+    for name in "bc":
+        difference, error = auc_difference(
+            targets,
+            *(probabilities_of(tables[key]) for key in (name, "a")),
+            np.arange(len(ids)) // group_size,
+        )
+        found = row(result, "roc_auc", name)
+        assert found["difference"] == pytest.approx(difference)
+        ends = [difference - 1.959964 * error, difference + 1.959964 * error]
+        assert [found["low"], found["high"]] == pytest.approx(ends)
+        assert found["p_value"] == pytest.approx(2 * norm.sf(abs(difference) / error))
+        # Two contenders: the strictest level is 2.5 %.
+        assert found["detectable"] == pytest.approx((2.241403 + 0.841621) * error)
+        assert found["no_worse"] == ""
+    assert row(result, "roc_auc", "b")["verdict"] == "cannot be told apart"
+    assert row(result, "roc_auc", "c")["verdict"] == "better"
+
+
+def test_areas_without_spread():
+    # Both order all images right: the rarest class has 4 groups, not 12.
+    labels = ["a"] * 8 + ["b"] * 4
+    tables = {
+        "a": two_class_table(labels, [0.1] * 8 + [0.9] * 4),
+        "b": two_class_table(labels, [0.2] * 8 + [0.8] * 4),
+        "flat": two_class_table(labels, [0.5] * 12),
+    }
+    result = compare_predictions("a", tables, own_groups(tables), 0, 50)
+    slack = wilson_interval(0, 4)[1]
+    found = row(result, "roc_auc", "b")
+    assert (found["low"], found["high"]) == pytest.approx((-slack, slack))
+    assert found["p_value"] == 1
+    # A perfect area against a half: no spread on either side, but 12 images are not certain.
+    found = row(result, "roc_auc", "flat")
+    assert found["difference"] == -0.5
+    assert found["p_value"] == pytest.approx(2 * norm.sf(0.5 / (slack / 1.959964)))
+    assert (found["low"], found["high"]) == pytest.approx((-0.5 - slack, slack - 0.5))
+
+
+def test_areas_that_cannot_be_known():
+    # One image of class b: all is possible. None: there is no area.
+    one = {
+        "a": two_class_table(["a", "b", *"aaaaaa"], [0.4, 0.3, *[0.5] * 6]),
+        "b": two_class_table(["a", "b", *"aaaaaa"], [0.4, 0.9, *[0.5] * 6]),
+    }
+    found = row(compare_predictions("a", one, own_groups(one), 0, 50), "roc_auc")
+    assert (found["low"], found["high"], found["p_value"]) == (-1, 1, 1)
+    assert np.isnan(found["detectable"])
+    none = {name: table.assign(label="a") for name, table in one.items()}
+    found = row(compare_predictions("a", none, own_groups(none), 0, 50), "roc_auc")
+    assert found[["difference", "low", "high", "detectable"]].isna().all()
+    assert found["p_value"] == found["p_adjusted"] == 1
+    assert found["verdict"] == "cannot be told apart"
+
+
+# What could have been shown.
+
+
+def test_detectable_is_in_standard_errors_of_the_resamples():
+    tables = random_tables(22, [1, 1.2, 1.4, 0.8], n=300)
+    result = compare_predictions("a", tables, own_groups(tables), 0, 4000)
+    right = {
+        name: probabilities_of(t).argmax(axis=1) == targets_of(t["label"], CLASSES)
+        for name, t in tables.items()
+    }
+    for name in "bcd":
+        change = right[name].astype(float) - right["a"]
+        error = change.std() / np.sqrt(300)
+        # Three contenders: the strictest level is 5 / 3 %.
+        expected = (norm.isf(0.05 / 6) + norm.isf(0.2)) * error
+        assert row(result, "accuracy", name)["detectable"] == pytest.approx(expected, rel=0.05)
+    alone = compare_predictions("a", {k: tables[k] for k in "ab"}, own_groups(tables), 0, 4000)
+    ratio = row(alone, "accuracy")["detectable"] / row(result, "accuracy")["detectable"]
+    expected = (norm.isf(0.025) + norm.isf(0.2)) / (norm.isf(0.05 / 6) + norm.isf(0.2))
+    assert ratio == pytest.approx(expected)
+
+
+def test_differences_of_the_detectable_size_are_shown_in_four_of_five_samples(monkeypatch):
+    monkeypatch.setattr(comparison, "NUM_PERMUTATIONS", 99)
+    rng = np.random.default_rng(3)
+    sizes, found = [], []
+    # One of 100 images is lost, 1 + 10 of 100 gained: a difference of 10 points.
+    for _ in range(150):
+        kinds = rng.choice(3, size=100, p=[0.88, 0.11, 0.01])
+        tables = {
+            "a": two_class_table(["b"] * 100, np.where(kinds == 1, 0.1, 0.9)),
+            "b": two_class_table(["b"] * 100, np.where(kinds == 2, 0.1, 0.9)),
+        }
+        accuracy = row(compare_predictions("a", tables, own_groups(tables), 0, 60), "accuracy")
+        sizes.append(accuracy["detectable"])
+        found.append(accuracy["verdict"] == "better")
+    assert np.median(sizes) == pytest.approx(0.092, abs=0.01)
+    assert np.mean(found) == pytest.approx(0.85, abs=0.1)
+
+
+def test_detectable_where_the_contenders_agree():
+    tables = {
+        "a": two_class_table(["a", "b"] * 20, [0.1, 0.9] * 20),
+        "b": two_class_table(["a", "b"] * 20, [0.2, 0.8] * 20),
+    }
+    # Never a mistake apart: the half-width of the interval counts as 1.96 standard errors.
+    found = row(compare_predictions("a", tables, own_groups(tables), 0, 50), "accuracy")
+    expected = wilson_interval(0, 40)[1] * (1.959964 + 0.841621) / 1.959964
+    assert found["detectable"] == pytest.approx(expected)
+    # The same answers: there is nothing that could have been shown.
+    same = compare_predictions("a", tables | {"b": tables["a"]}, own_groups(tables), 0, 50)
+    assert same["detectable"].isna().all()
+
+
+def test_nothing_can_be_shown_by_few_groups():
+    tables = random_tables(23, [1, 1.5], n=60)
+
+    def detectable(num_groups):
+        ids = tables["a"]["image_id"]
+        groups = {name: str(index % num_groups) for index, name in enumerate(ids)}
+        result = compare_predictions("a", tables, groups, 0, 200)
+        return row(result, "accuracy")["detectable"]
+
+    # Two of the 32 swaps of 5 groups are as extreme as can be: p is .06 at best.
+    assert np.isnan(detectable(5))
+    assert 0 < detectable(6) < 1
+    # More than all there is.
+    three = {
+        "a": two_class_table(["b"] * 6, [0.1, 0.9] * 3),
+        "b": two_class_table(["b"] * 6, [0.9, 0.1] * 3),
+    }
+    found = row(compare_predictions("a", three, own_groups(three), 0, 200), "accuracy")
+    assert np.isnan(found["detectable"])
+
+
+# No worse.
+
+
+def test_no_worse_is_shown_by_the_end_of_the_interval():
+    tables = random_tables(24, [2, 1.9, 3.5], n=400)
+    groups = own_groups(tables)
+    result = compare_predictions("a", tables, groups, 0, 300)
+    low = row(result, "accuracy", "b")["low"]
+    assert low < -0.02
+    assert row(result, "accuracy", "b")["no_worse"] == "not shown"
+    assert row(result, "accuracy", "c")["no_worse"] == "shown"
+    assert (result.loc[result["metric"] != "accuracy", "no_worse"] == "").all()
+    # Exactly at the margin the loss is at most the margin.
+    for margin, expected in ((-low, "shown"), (-low - 1e-6, "not shown"), (1, "shown")):
+        table = compare_predictions("a", tables, groups, 0, 300, margin=margin)
+        assert row(table, "accuracy", "b")["no_worse"] == expected
+    # The verdict is another question: better or worse, nothing else changes.
+    pd.testing.assert_frame_equal(table.drop(columns="no_worse"), result.drop(columns="no_worse"))
+
+
+def test_identical_answers_are_no_worse_but_few_images_do_not_show_it():
+    tables = {
+        "a": two_class_table(["b"] * 20, [0.9] * 20),
+        "b": two_class_table(["b"] * 20, [0.8] * 20),
+        "same": two_class_table(["b"] * 20, [0.9] * 20),
+    }
+    result = compare_predictions("a", tables, own_groups(tables), 0, 50)
+    assert row(result, "accuracy", "same")["no_worse"] == "shown"
+    assert row(result, "accuracy", "b")["no_worse"] == "not shown"
 
 
 def test_nothing_to_compare_with():
@@ -363,6 +537,8 @@ def test_error_messages():
         compare_predictions("a", tables, {}, 0)
     with pytest.raises(InputError, match="0 resamples"):
         compare_predictions("a", tables, groups, 0, num_resamples=0)
+    with pytest.raises(InputError, match=r"margin 2 is no share in \[0, 1\]; pass 0.02 for 2 po"):
+        compare_predictions("a", tables, groups, 0, 50, margin=2)
     with pytest.raises(InputError, match="unknown metric 'acuracy'; did you mean 'accuracy'"):
         choose(tables, "acuracy")
     with pytest.raises(InputError, match="unknown metric 'cost'; choose one of"):

@@ -19,6 +19,7 @@ from cvpipe.report.content import (
     CARELESS_COLUMNS,
     COMPARISON_COLUMNS,
     DUPLICATE_COLUMNS,
+    FOLD_COLUMNS,
     METRIC_COLUMNS,
     SEVERITIES,
     SUBGROUP_COLUMNS,
@@ -393,7 +394,64 @@ def test_a_negative_difference_that_settles_nothing_keeps_its_sign():
 def test_images_are_counted_for_accuracy_alone():
     row = ("hog", -0.02, -0.03, -0.01, 0.02, "worse", pd.NA, pd.NA)
     page = Page(render_report(build_content(comparison=compare(*row, metric="macro_f1"))))
-    assert page.row("hog", 1)[5:] == ["–", "–", "600"]
+    assert page.row("hog", 1)[5:] == ["–", "–", "–", "600"]
+
+
+def test_what_could_have_been_shown_is_said_where_nothing_was():
+    same = ("tuned", 0.002, -0.011, 0.015, 0.8, VERDICT_SAME, 5, 4)
+    page = Page(render_report(build_content(comparison=compare(*same, detectable=0.0312))))
+    sentence = (
+        "cannot be told apart from it: difference 0.2 points (−1.1 to 1.5, p = 0.80); a "
+        "difference of at least 3.1 points could have been shown."
+    )
+    assert sentence in page.text
+    assert page.row("tuned", 1)[5:] == ["3.1 points", "shown", "5", "4", "600"]
+    loss = ("tuned", 0.01, -0.2, 0.22, 0.8, VERDICT_SAME, pd.NA, pd.NA)
+    rows = compare(*loss, metric="log_loss", detectable=0.3)
+    page = Page(render_report(build_content(comparison=rows)))
+    assert "; a difference of at least 0.300 in log loss could have been shown." in page.text
+    worse = ("hog", -0.065, -0.089, -0.041, 2e-5, "worse", 2, 41)
+    page = Page(render_report(build_content(comparison=compare(*worse, detectable=0.03))))
+    assert "hog is worse by 6.5 points (4.1 to 8.9, p < 0.001)." in page.text
+
+
+def test_no_worse_names_the_margin_of_its_protocol():
+    text = full_text()
+    rules_out = "is shown where the interval rules out a loss of more than {}\u00a0points."
+    captions = re.findall(r"<caption>Paired comparison.*?</caption>", text, re.DOTALL)
+    for caption, size in zip(captions, ("2.0", "1.0"), strict=True):
+        assert rules_out.format(size) in caption
+    assert "no worse" in rows_of(text, "Paired comparison with probe on the same")[0]
+    # Runs from before the column, and other metrics, do not have it.
+    row = ("tuned", 0.02, 0.01, 0.03, 0.02, "better", 9, 1)
+    for old in (compare(*row).assign(no_worse=""), compare(*row, metric="macro_f1")):
+        page = render_report(build_content(comparison=old))
+        assert "no worse" not in page.lower()
+
+
+def recipe_rows():
+    return pd.DataFrame(
+        [
+            ("tuned", "accuracy", 0.95, 0.93, 0.97, -0.01, -0.03, 0.01, 0.2, 0.4, VERDICT_SAME, 10),
+            ("probe", "accuracy", 0.96, 0.94, 0.98, nan, nan, nan, nan, nan, "", 10),
+            ("hog", "log_loss", 0.4, 0.2, 0.6, 0.3, 0.1, 0.5, 0.001, 0.002, "worse", 10),
+        ],
+        columns=FOLD_COLUMNS,
+    )
+
+
+def test_the_recipes_have_a_table_of_what_other_training_sets_would_give():
+    text = render_report(build_full(recipes=recipe_rows()))
+    tuned = ["tuned", "accuracy", "95.0 %|93.0 to 97.0"]
+    hog = ["hog|yardstick", "log loss", "0.400|0.200 to 0.600"]
+    assert rows_of(text, "Means over 10 fits") == [
+        ["contender", "metric", "mean", "difference", "p", "verdict"],
+        ["probe", "accuracy", "96.0 %|94.0 to 98.0", "–", "–", ""],
+        [*tuned, "−1.0 points|−3.0 to 1.0", "0.40", VERDICT_SAME],
+        [*hog, "0.300|0.100 to 0.500", "0.002", "worse"],
+    ]
+    assert "ask what another training set of this size would have given" in text
+    assert "another training set" not in full_text()
 
 
 def with_metrics(content, values, label="", protocol="holdout", n=600):
@@ -498,7 +556,8 @@ def test_rows_of_the_chosen_contender_are_marked():
 def test_tables_show_the_numbers(page):
     assert page.row("probe") == ["probe", "98.3 %|93.3 to 99.3", "0.017", "600"]
     assert page.row("hog") == ["hog", "91.8 %|86.8 to 92.8", "0.082", "600"]
-    paired = ["hog", "worse", "accuracy", "−6.5 points|−8.9 to −4.1", "< 0.001", "2", "41", "600"]
+    paired = ["hog", "worse", "accuracy", "−6.5 points|−8.9 to −4.1", "< 0.001"]
+    paired += ["–", "not shown", "2", "41", "600"]
     assert page.row("hog", 1) == paired
     assert page.row("tuned", 1)[4] == "0.80"
     paired_names = [row[0].strip("|") for row in page.tables if VERDICT_SAME in row[1]]
@@ -735,6 +794,7 @@ FULL = build_full()
                 ("careless", CARELESS_COLUMNS),
                 ("duplicates", DUPLICATE_COLUMNS),
                 ("subgroups", SUBGROUP_COLUMNS),
+                ("recipes", FOLD_COLUMNS),
             )
             for column in columns
         ),
@@ -851,7 +911,7 @@ def test_k_fold_has_tables_of_its_own():
     ]
     paired = rows_of(text, "Paired comparison with the recipe of probe on all images")[1:]
     start = ["hog|yardstick", "worse", "accuracy", "−6.0 points|−7.0 to −5.0", "< 0.001"]
-    assert paired == [[*start, "7", "77", "2,624"]]
+    assert paired == [[*start, "–", "not shown", "7", "77", "2,624"]]
 
 
 def test_k_fold_is_read_in_the_single_view():

@@ -1,6 +1,7 @@
 """Folds, the careless split, subgroups and risks: whole runs without a network, in this process."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,17 @@ from cvpipe.classifiers import fit_classifier
 from cvpipe.config import validate_config
 from cvpipe.data.images import DecodeRule
 from cvpipe.errors import InputError
+from cvpipe.evaluation.folds import corrected_mean
 from cvpipe.evaluation.intervals import difference_interval
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import write_table
-from cvpipe.runs import read_ledger
-from cvpipe.stages import contenders, protocols
+from cvpipe.frames import predicted_labels
+from cvpipe.runs import Run, read_ledger
+from cvpipe.stages import contenders, evaluate, protocols
 from cvpipe.stages.evaluate import candidates, careful_protocols, run_evaluation
 from cvpipe.stages.features import describe_images
-from cvpipe.stages.job import Nobody
+from cvpipe.stages.job import Job, Nobody
+from cvpipe.stages.report import rebuild_report
 from cvpipe.stages.risks import find_risks, find_warnings
 from cvpipe.stages.split import divide
 from cvpipe.stages.summary import accuracy_table
@@ -208,11 +212,6 @@ def test_fits_of_a_fold_never_see_it(folded, monkeypatch, tmp_path):
 
 def make_job(run, folder, contender_names=CONTENDERS):
     """Make a job in another folder with the finished run's manifest and fits."""
-    import shutil
-
-    from cvpipe.runs import Run
-    from cvpipe.stages.job import Job
-
     copy = Run(folder / "runs" / run.path.name)
     shutil.copytree(run.path, copy.path)
     for path in copy.path.glob("contenders/*/r0-*"):
@@ -261,6 +260,59 @@ def test_metrics_and_comparison_of_the_folds(folded):
     assert set(yardsticks["contender"]) == {"shortcut"}
 
 
+def test_each_recipe_is_judged_by_its_folds(folded):
+    chosen = json.loads(folded.choice_path.read_text())["chosen"]
+    table = folded.folds()
+    assert set(table["contender"]) == set(CONTENDERS)
+    assert (table["num_fits"] == 3).all()
+    manifest = folded.manifest().set_index("image_id")
+    correct = {}
+    for name in CONTENDERS:
+        pooled = folded.predictions("test", name, "kfold").set_index("image_id")
+        right = predicted_labels(pooled.reset_index()) == pooled["label"].to_numpy()
+        by_fold = pd.Series(right, pooled.index).groupby(manifest["fold"])
+        correct[name] = by_fold.mean().to_numpy()
+        sizes = by_fold.size().to_numpy()
+    ratio, step = (sizes / (72 - sizes)).mean(), (1 / sizes).mean() / 12**0.5
+    for name in CONTENDERS:
+        found = table[(table["contender"] == name) & (table["metric"] == "accuracy")].iloc[0]
+        expected = corrected_mean(correct[name], ratio, step)
+        assert found["mean"] == pytest.approx(expected.mean)
+        assert found["low"] == pytest.approx(max(0, expected.low))
+        if name != chosen:
+            change = corrected_mean(correct[name] - correct[chosen], ratio, step)
+            assert found["difference"] == pytest.approx(change.mean)
+            assert found["p_value"] == pytest.approx(change.p_value)
+    page = folded.report_path.read_text(encoding="utf-8")
+    assert "Means over 3 fits" in page
+
+
+def test_a_run_from_before_these_tables_is_still_reported(folded, tmp_path):
+    run = Run(tmp_path / "runs" / folded.path.name)
+    shutil.copytree(folded.path, run.path)
+    run.folds_path.unlink()
+    comparison = run.comparison()
+    write_table(run.comparison_path, comparison.drop(columns=["detectable", "no_worse"]))
+    rebuild_report(run, folded.path.parent.parent / "images")
+    page = run.report_path.read_text(encoding="utf-8")
+    for words in ("Means over", "no worse</th>", "a difference of at least"):
+        assert words not in page
+    assert "cannot be told apart" in page or "worse by" in page
+
+
+def test_the_margin_of_no_worse_is_that_of_the_protocol(folded, monkeypatch):
+    margins = []
+
+    def compared(*arguments):
+        margins.append(arguments[-1])
+        return pd.DataFrame()
+
+    monkeypatch.setattr(evaluate, "compare_predictions", compared)
+    job = Job(folded.config(), folded.path.parent.parent / "images", folded, Nobody())
+    evaluate.compare(job, "hog_rbf", pd.Series())
+    assert margins == [0.02, 0.02, 0.01, 0.01]
+
+
 def test_the_same_numbers_with_and_without_folds(folded, tmp_path):
     """Asking for folds changes nothing about the holdout."""
     again = cvpipe.run(
@@ -279,7 +331,7 @@ def test_the_same_numbers_with_and_without_folds(folded, tmp_path):
 def repeated(folded, tmp_path):
     """A job whose holdout and first folds are those of the finished run, with one more repeat."""
     job = make_job(folded, tmp_path)
-    for name in ("metrics", "comparison", "careless", "subgroups"):
+    for name in ("metrics", "comparison", "careless", "subgroups", "folds"):
         (job.run.path / f"{name}.csv").unlink()
     raw = job.config.model_dump(mode="json")
     raw["split"]["num_repeats"] = 2
@@ -337,6 +389,8 @@ def test_repeats_of_the_folds(repeated, folded, monkeypatch):
     assert (one.name, other.name) == ("kfold-test-r0.csv", "kfold-test-r1.csv")
     assert one.read_bytes() != other.read_bytes()
     assert accuracy_table(run)["contender"].tolist() == CONTENDERS
+
+    assert set(run.folds()["num_fits"]) == {6}
 
     spread = run.repeats()
     assert len(spread) == len(further)
