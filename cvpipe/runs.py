@@ -288,6 +288,7 @@ class Run:
         """Load the table of prediction sets: coverage and size."""
         floats = ("level", "coverage", "low", "high", "mean_set_size", "single_share")
         return _read_numbers(self.conformal_path, floats, ("n",))
+
     def folds(self) -> pd.DataFrame:
         """Load the table of what the folds say of each recipe."""
         means = ("mean", "low", "high", "difference", "difference_low", "difference_high")
