@@ -196,20 +196,32 @@ def audit_command(
         raise typer.Exit(1)
 
 
-def check_page(page: Path) -> Path:
-    """Return a path to which an HTML page may be written.
+def check_page(page: Path, option: str = "--page") -> Path:
+    """Return a path to which an HTML page may be written; see `check_output`."""
+    return check_output(page, "page", option, (".html", ".htm"))
+
+
+def check_output(path: Path, kind: str, option: str, suffixes: tuple[str, ...]) -> Path:
+    """Return a path to which a file may be written.
+
+    Args:
+        path: Where it shall be written.
+        kind: What it is, for the message.
+        option: Where the path was given.
+        suffixes: What its name may end with.
 
     Raises:
         InputError: The suffix is another, so that no image can be overwritten by mistake, or a
             folder is in the way.
     """
-    if page.suffix.lower() not in (".html", ".htm"):
+    if path.suffix.lower() not in suffixes:
         raise InputError(
-            f"the page is to be called {str(page)!r}; its name must end with .html or .htm."
+            f"the {kind} is to be called {str(path)!r}; its name must end with "
+            f"{' or '.join(suffixes)}."
         )
-    if page.is_dir():
-        raise InputError(f"{str(page)!r} is a folder; give the name of a file with --page.")
-    return page
+    if path.is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give the name of a file with {option}.")
+    return path
 
 
 @app.command(name="init")
@@ -267,6 +279,47 @@ def predict_command(
         print_json(table.to_dict("records"))
     else:
         typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
+
+
+@app.command(name="compare")
+def compare_command(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run folders.")],
+    reference: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Compare with CONTENDER or RUN/CONTENDER, not the chosen."
+        ),
+    ] = "",
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write an HTML page.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare contenders of one run, or of runs that share a test split, image by image."""
+    if csv is not None:
+        check_output(csv, "table", "--csv", (".csv",))
+    if html is not None:
+        check_page(html, "--html")
+    from cvpipe.files import write_table, write_text
+    from cvpipe.report.compare_page import render_compare_page
+    from cvpipe.stages.compare import as_values, compare_runs, describe_comparison
+
+    comparison = compare_runs(paths, reference, Terminal(quiet))
+    if csv is not None:
+        write_table(csv, comparison.table)
+    if html is not None:
+        write_text(html, render_compare_page(comparison))
+    if as_json:
+        print_json(as_values(comparison))
+        return
+    typer.echo("\n".join(describe_comparison(comparison)))
+    for title, path in (("table", csv), ("page", html)):
+        if path is not None:
+            typer.echo(f"{title}: {path}")
 
 
 @app.command(name="report")

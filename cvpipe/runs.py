@@ -33,6 +33,8 @@ from cvpipe.opencv import installed_builds
 SOURCE_KEYS = {"name", "licence", "citation"}
 LEDGER_NAME = "test_openings.csv"
 LEDGER_COLUMNS = ("test_fingerprint", "config_hash", "run", "opened")
+# With an interval each in the table of contenders.
+FIGURES = ("accuracy", "difference", "log_loss", "ece")
 RECORDED_PACKAGES = (
     "cvpipe",
     "tensorflow",
@@ -130,6 +132,11 @@ class Run:
     def comparison_path(self) -> Path:
         """Paired comparisons."""
         return self.path / "comparison.csv"
+
+    @property
+    def contenders_path(self) -> Path:
+        """What each contender reaches on test, and what it costs."""
+        return self.path / "contenders.csv"
 
     @property
     def timings_path(self) -> Path:
@@ -248,6 +255,12 @@ class Run:
         # Runs from before these columns know neither.
         later = {"detectable": math.nan, "no_worse": ""}
         return table.assign(**{name: later[name] for name in later if name not in table})
+
+    def contenders(self) -> pd.DataFrame:
+        """Load the table of what each contender reaches on test, and what it costs."""
+        floats = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
+        floats += ["p_adjusted", "fit_seconds", "milliseconds_per_image"]
+        return _read_numbers(self.contenders_path, floats, ("model_bytes",))
 
     def careless(self) -> pd.DataFrame:
         """Load the table of what a careless split would have claimed."""

@@ -146,6 +146,24 @@ def format_rate(per_second: float) -> str:
     return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
 
 
+def format_bytes(size: float | None) -> str:
+    """Write the size of a file in the decimal unit a person would choose.
+
+    Example:
+        >>> [format_bytes(s).replace(SPACE, " ") for s in (999, 1000, 26261, 13_800_000)]
+        ['999 B', '1.0 kB', '26 kB', '14 MB']
+    """
+    if size is None or pd.isna(size):
+        return NOTHING
+    number, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB"):
+        if number < 999.5:  # what would be written as 1,000 takes the next unit
+            break
+        number, unit = number / 1000, larger
+    digits = 1 if number < 9.95 and unit != "B" else 0
+    return f"{number:,.{digits}f}{SPACE}{unit}"
+
+
 def format_tiny(value: float) -> str:
     """Write a very small number, such as a rounding difference: `3.1e-07`."""
     return NOTHING if math.isnan(value) else f"{value:.1e}"

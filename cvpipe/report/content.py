@@ -80,6 +80,7 @@ class ContenderSummary:
         fit_seconds: Wall time of fitting.
         predict_images_per_second: Speed of predicting; NaN when not measured.
         is_baseline: It looks at no pixel: a yardstick that cannot be chosen.
+        model_bytes: Size of its stored model; `None` when that is not there.
     """
 
     name: str
@@ -89,6 +90,13 @@ class ContenderSummary:
     fit_seconds: float
     predict_images_per_second: float
     is_baseline: bool = False
+    model_bytes: int | None = None
+
+    @property
+    def milliseconds_per_image(self) -> float:
+        """Time from an image file to the answer; NaN when not measured."""
+        per_second = self.predict_images_per_second
+        return 1000 / per_second if per_second > 0 else float("nan")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from cvpipe.report.content import (
     in_headline,
     overall_accuracies,
 )
+from cvpipe.report.cost_figure import cost_figure
 from cvpipe.report.decisions import decision_section, risk_coverage_figure
 from cvpipe.report.wording import (
     careless_sentence,
@@ -169,6 +170,7 @@ def render_page(template: str, **values: Any) -> str:
         rate=numbers.format_rate,
         tiny=numbers.format_tiny,
         value=lambda value, metric: numbers.format_metric(metric, value),
+        bytes=numbers.format_bytes,
         difference=lambda value, metric: numbers.format_difference(metric, value),
         p_value=lambda value: numbers.format_p_value(value).removeprefix(f"={numbers.SPACE}"),
         metric_title=numbers.metric_title,
@@ -250,12 +252,16 @@ def build_figures(content: ReportContent, order: list[str]) -> dict[str, str]:
 
     Returns:
         `counts`, one entry per metric that was measured for all contenders,
-        `confusion/<contender>` per contender with predictions, `split` when there was a
-        careless split, `duplicates` when an image has a near-duplicate at any threshold,
-        `reliability` when there are bins of it, and `risk_coverage` when thresholds were frozen.
+        `confusion/<contender>` per contender with predictions, `cost` when the times of two
+        contenders were measured, `split` when there was a careless split, `duplicates` when an
+        image has a near-duplicate at any threshold, `reliability` when there are bins of it, and
+        `risk_coverage` when thresholds were frozen.
     """
     svgs = {"counts": _counts_figure(content.data.counts)}
     baselines = baseline_names(content)
+    cost = cost_figure(_cost_points(content, order), content.chosen, baselines)
+    if cost:
+        svgs["cost"] = cost
     if not content.careless.empty:
         svgs["split"] = _split_figure(content, order)
     if (content.duplicates["largest"] > 1).any():
@@ -375,6 +381,14 @@ def subgroup_tables(content: ReportContent) -> list[SubgroupTable]:
         table = replace(metric_table(worst, ["subgroup"], ["accuracy"]), keys=[str(column)])
         tables.append(SubgroupTable(str(protocol), str(column), len(group), table))
     return tables
+
+
+def _cost_points(content: ReportContent, order: list[str]) -> pd.DataFrame:
+    """List test accuracy and time per image of each contender."""
+    names = {"value": "accuracy", "low": "accuracy_low", "high": "accuracy_high"}
+    points = in_order(overall_accuracies(content), order).rename(columns=names)
+    times = {c.name: c.milliseconds_per_image for c in content.contenders}
+    return points.assign(milliseconds_per_image=points["contender"].map(times))
 
 
 def _headline(content: ReportContent) -> dict[str, str]:

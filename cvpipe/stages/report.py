@@ -27,6 +27,7 @@ from cvpipe.report.content import (
 )
 from cvpipe.report.page import render_report
 from cvpipe.runs import Run, count_test_openings, data_root, read_source
+from cvpipe.stages.compare import model_bytes, write_contenders
 from cvpipe.stages.contenders import describe_search
 from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.evaluate import fingerprint_of
@@ -47,6 +48,8 @@ def run_report(job: Job) -> None:
     with job.timed("report", "report"):
         if not job.run.speeds_path.exists():
             measure_speeds(job)
+        if not job.run.contenders_path.exists():
+            write_contenders(job.run)
     write_report(job.run, job.root)
 
 
@@ -211,6 +214,7 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
         fit_seconds=fit["fit_seconds"],
         predict_images_per_second=run.speeds().get(contender.name, float("nan")),
         is_baseline=is_baseline(contender),
+        model_bytes=model_bytes(run, contender.name),
     )
 
 
