@@ -20,7 +20,7 @@ LINE_INCHES, MARGIN_INCHES = 0.19, 0.8
 def cost_plot_size(names: Sequence[str]) -> tuple[float, float]:
     """Choose width and height in inches so that every name has a line of its own."""
     longest = max(len(shorten(name, MAX_NAME_LENGTH)) for name in names)
-    return 3.7 + 0.08 * longest, max(3.0, MARGIN_INCHES + LINE_INCHES * len(names))
+    return 2.9 + 0.08 * longest, max(3.4, MARGIN_INCHES + LINE_INCHES * len(names))
 
 
 def plot_accuracy_against_cost(
@@ -41,6 +41,9 @@ def plot_accuracy_against_cost(
     """
     from matplotlib.ticker import LogLocator, NullLocator
 
+    # Of equals the slower one is named above; the chosen dot is drawn last, upon all others.
+    points = points.sort_values(["accuracy", "milliseconds_per_image"], kind="stable")
+    points = points.sort_values("contender", key=lambda name: name == chosen, kind="stable")
     names = points["contender"].tolist()
     times = points["milliseconds_per_image"].to_numpy(dtype=float)
     columns = ("accuracy", "accuracy_low", "accuracy_high")

@@ -53,12 +53,6 @@ class ContenderComparison:
     notes: Sequence[str]
 
     @property
-    def reference_story(self) -> str:
-        """Say what the others are compared with."""
-        how = f", chosen on val in {self.runs[0]}" if self.is_chosen else ""
-        return f"{self.reference}{how}"
-
-    @property
     def several_runs(self) -> bool:
         """Whether contenders come from more than one run."""
         return len(self.runs) > 1
@@ -78,6 +72,8 @@ def render_compare_page(comparison: ContenderComparison) -> str:
         figure=trusted(figure),
         openings=openings_sentence(comparison.test_openings),
         interval=numbers.format_interval,
+        p_value=numbers.format_p_value,
         value=numbers.format_metric,
+        points=lambda value: numbers.format_difference("accuracy", value).split(numbers.SPACE)[0],
         reference_verdict=REFERENCE,
     )

@@ -348,13 +348,14 @@ def notes_on(runs: Sequence[Run], group_counts: Sequence[int], num_merged: int) 
 
 def describe_comparison(comparison: ContenderComparison) -> list[str]:
     """Write a comparison as lines of text for the terminal."""
+    chosen = f", chosen on val in {comparison.runs[0]}" if comparison.is_chosen else ""
     title = (
         f"accuracy on {comparison.num_images:,} test images in {comparison.num_groups:,} groups, "
         "with 95 % intervals; differences in points"
     )
     return [
         title,
-        f"reference: {comparison.reference_story}",
+        f"reference: {comparison.reference}{chosen}",
         *(f"  {line}" for line in aligned(text_table(comparison))),
         openings_sentence(comparison.test_openings),
         *comparison.notes,

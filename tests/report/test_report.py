@@ -141,7 +141,9 @@ def build_content(class_names=("cat", "dog"), **changes):
             samples={names[0]: [picture(10), picture(90)], names[1]: [picture(200)]},
         ),
         contenders=[
-            ContenderSummary("hog", "HOG and SVM.", "single", {"C": "0.3, by CV"}, 95.0, 210.0),
+            ContenderSummary(
+                "hog", "HOG and SVM.", "single", {"C": "0.3, by CV"}, 95.0, 210.0, False, 121_132
+            ),
             ContenderSummary("tuned", "A tuned network.", "single", {}, 7322.0, nan),
             ContenderSummary("probe", "A linear probe.", "single", {}, 2.34, 38.0),
         ],
@@ -562,8 +564,15 @@ def test_tables_show_the_numbers(page):
     assert page.row("tuned", 1)[4] == "0.80"
     paired_names = [row[0].strip("|") for row in page.tables if VERDICT_SAME in row[1]]
     assert paired_names == ["tuned"]
-    assert page.row("hog", 2) == ["hog", "HOG and SVM.|C| 0.3, by CV", "1 min 35 s", "210"]
-    assert page.row("tuned", 2) == ["tuned", "A tuned network.", "2 h 2 min", "–"]
+    assert page.row("hog", 2) == [
+        *("hog", "HOG and SVM.|C| 0.3, by CV", "1 min 35 s", "210", "4.8", "121 kB")
+    ]
+    assert page.row("tuned", 2) == ["tuned", "A tuned network.", "2 h 2 min", "–", "–", "–"]
+    # tuned was not timed
+    (cost,) = (value for _, name, value in page.attributes if value.startswith("Test accuracy ag"))
+    assert cost.replace("\u00a0", " ") == (
+        "Test accuracy against time per image: probe 98.3 % at 26 ms; hog 91.8 % at 4.8 ms"
+    )
     # val: marked, without an interval
     assert page.row("probe", 2) == ["probe", "99.1 %", "0.009", "600"]
     assert "Validation figures (used for choosing)" in page.text
