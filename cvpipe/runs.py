@@ -33,8 +33,8 @@ from cvpipe.opencv import installed_builds
 SOURCE_KEYS = {"name", "licence", "citation"}
 LEDGER_NAME = "test_openings.csv"
 LEDGER_COLUMNS = ("test_fingerprint", "config_hash", "run", "opened")
-# With an interval each in the table of contenders.
-FIGURES = ("accuracy", "difference", "log_loss", "ece")
+# Each with an interval in the table of contenders.
+CONTENDER_FIGURES = ("accuracy", "difference", "log_loss", "ece")
 RECORDED_PACKAGES = (
     "cvpipe",
     "tensorflow",
@@ -258,7 +258,7 @@ class Run:
 
     def contenders(self) -> pd.DataFrame:
         """Load the table of what each contender reaches on test, and what it costs."""
-        floats = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
+        floats = [f"{name}{end}" for name in CONTENDER_FIGURES for end in ("", "_low", "_high")]
         floats += ["p_adjusted", "fit_seconds", "milliseconds_per_image"]
         return _read_numbers(self.contenders_path, floats, ("model_bytes",))
 

@@ -49,6 +49,7 @@ def test_each_contender_is_a_dot_at_its_time_and_accuracy_with_its_interval():
     assert axes.get_xlim()[0] < 0.09 < 20 < axes.get_xlim()[1]
     assert axes.get_ylim()[0] < 0.42 < 0.99 < axes.get_ylim()[1]
     assert axes.yaxis.get_major_formatter()(0.5, 0) == "50\u00a0%"
+    assert [axes.yaxis.get_major_formatter()(at, 0) for at in (-0.01, 1.01)] == ["", ""]
     assert axes.xaxis.get_major_formatter()(0.1, 0) == "0.1"
 
 
