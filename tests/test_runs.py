@@ -60,6 +60,7 @@ PATHS = {
     "choice_path": "choice.json",
     "metrics_path": "metrics.csv",
     "comparison_path": "comparison.csv",
+    "contenders_path": "contenders.csv",
     "careless_path": "careless.csv",
     "subgroups_path": "subgroups.csv",
     "suspects_path": "suspects.csv",

@@ -21,7 +21,7 @@ def cost_figure(points: pd.DataFrame, chosen: str, baselines: Collection[str]) -
     Returns:
         The figure; `""` when fewer than two contenders were measured.
     """
-    points = points[points["milliseconds_per_image"].between(0, float("inf"), inclusive="neither")]
+    points = points.dropna(subset=["milliseconds_per_image"])
     if len(points) < 2:
         return ""
     figure, axes = build_axes(*cost_plot_size(points["contender"].tolist()))

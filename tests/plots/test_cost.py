@@ -18,8 +18,8 @@ from cvpipe.plots.svg import build_axes
 POINTS = pd.DataFrame(
     [
         ("majority", 0.5, 0.42, 0.58, 0.09),
-        ("chosen", 0.98, 0.96, 0.99, 14.0),
         ("probe", 0.98, 0.95, 0.985, 20.0),
+        ("chosen", 0.98, 0.96, 0.99, 14.0),
         ("a_$name$", 0.87, 0.82, 0.91, 2.0),
     ],
     columns=["contender", "accuracy", "accuracy_low", "accuracy_high", "milliseconds_per_image"],
