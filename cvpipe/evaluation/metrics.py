@@ -156,10 +156,7 @@ def top_k(
     `k = 1` is the accuracy.
     """
     weights = _check_weights(targets, probabilities, weights)
-    of_true = probabilities[np.arange(len(targets)), targets][:, None]
-    is_earlier = np.arange(probabilities.shape[1]) < targets[:, None]
-    ahead = (probabilities > of_true) | ((probabilities == of_true) & is_earlier)
-    return _weighted_mean(ahead.sum(axis=1) < k, weights)
+    return _weighted_mean(is_among_top(targets, probabilities, k), weights)
 
 
 def cost(
@@ -335,6 +332,14 @@ def metrics_for(num_classes: int, costs: np.ndarray | None = None) -> dict[str, 
 def is_correct(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Say for each image whether its most probable class is the true one, `bool (n,)`."""
     return probabilities.argmax(axis=1) == targets
+
+
+def is_among_top(targets: np.ndarray, probabilities: np.ndarray, k: int) -> np.ndarray:
+    """Say for each image whether the true class is among the `k` most probable, `bool (n,)`."""
+    of_true = probabilities[np.arange(len(targets)), targets][:, None]
+    is_earlier = np.arange(probabilities.shape[1]) < targets[:, None]
+    ahead = (probabilities > of_true) | ((probabilities == of_true) & is_earlier)
+    return ahead.sum(axis=1) < k
 
 
 def image_log_losses(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

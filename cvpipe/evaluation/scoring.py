@@ -16,10 +16,19 @@ from cvpipe.evaluation.intervals import (
     ROUNDING,
     absolute_sum_interval,
     bootstrap,
+    bounded_interval,
+    clustered_wilson_interval,
     percentile_interval,
-    wilson_interval,
 )
-from cvpipe.evaluation.metrics import CLASS_METRICS, Metric, calibration_gaps, metrics_for
+from cvpipe.evaluation.metrics import (
+    CLASS_METRICS,
+    TOP_KS,
+    Metric,
+    calibration_gaps,
+    is_among_top,
+    is_correct,
+    metrics_for,
+)
 from cvpipe.frames import (
     check_predictions,
     predicted_class_names,
@@ -41,19 +50,15 @@ def score_predictions(
     """Compute all metrics with 95 % intervals.
 
     Accuracy (also among the k most probable classes), precision, recall and specificity are
-    proportions: they have Wilson's interval when the images counted all come from different
-    groups. The calibration error has an interval of its own,
-    see `absolute_sum_interval`. Everything else has the percentile interval of the clustered
-    bootstrap, stretched to hold the value if it does not.
+    proportions: they have Wilson's interval, for fewer images than there are when some share a
+    group, see `clustered_wilson_interval`. The calibration error has an interval of its own,
+    see `absolute_sum_interval`. Everything else has Wilson's interval for as many images as the
+    clustered bootstrap says, see `bounded_interval`; for what is a mean over classes, or
+    corrected for their frequencies, the groups of the rarest class are counted.
 
-    When the resampled values are all the same (a perfect classifier, a single group), the
-    bootstrap sees no spread where there is some. Then Wilson's interval takes over, with the
-    number of *groups* for n and the value as a share of the way from its smallest possible one
-    to its largest; for what is a mean over classes, or corrected for their frequencies, with
-    the groups of the rarest class. It is wide on purpose: of all variables
-    between two ends that have a given mean, the one that takes only the ends varies most. A
-    constant answer is left alone: whatever the images, its figures depend on their mix alone,
-    and that the bootstrap does see.
+    A constant answer has the percentile interval of the bootstrap: whatever the images, its
+    figures depend on their mix alone, and that the bootstrap does see, even where it says that
+    there is no spread.
 
     Args:
         predictions: A predictions table, all labels known.
@@ -90,25 +95,26 @@ def score_predictions(
     keys += [(name, label) for name in CLASS_METRICS for label in class_names]
     values = statistics(np.ones(len(rows)))
     resampled = bootstrap(statistics, groups, num_resamples, np.random.default_rng(seed))
-    intervals = [percentile_interval(column) for column in resampled.T[: len(keys)]]
     first_gap = len(keys)
-    intervals[keys.index(("ece", ""))] = absolute_sum_interval(
-        values[first_gap:], resampled[:, first_gap:]
-    )
-
+    successes = _successes(targets, probabilities, class_names)
     rarest_class = _groups_of_rarest_class(targets, groups)
     is_constant = len(np.unique(groups)) > 1 and bool((probabilities == probabilities[0]).all())
     table = []
-    for (name, label), value, interval in zip(
-        keys, values[:first_gap].tolist(), intervals, strict=True
+    for (name, label), value, column in zip(
+        keys, values[:first_gap].tolist(), resampled.T[:first_gap], strict=True
     ):
         metric = (metrics | CLASS_METRICS)[name]
         images = _images_behind(name, label, rows)
-        evidence = rarest_class if metric.over_classes else groups[images]
-        if is_constant and not metric.is_proportion and math.isfinite(interval[0]):
-            low, high = min(interval[0], value), max(interval[1], value)
+        num_groups = len(np.unique(rarest_class if metric.over_classes else groups[images]))
+        if metric.is_proportion:
+            interval = clustered_wilson_interval(successes[name, label][images], groups[images])
+        elif is_constant and np.isfinite(column).any():
+            interval = percentile_interval(column)
+        elif name == "ece" and np.ptp(column) > ROUNDING:
+            interval = absolute_sum_interval(values[first_gap:], resampled[:, first_gap:])
         else:
-            low, high = _settle_interval(value, interval, evidence, metric)
+            interval = bounded_interval(value, column, num_groups, (metric.lower, metric.upper))
+        low, high = min(interval[0], value), max(interval[1], value)
         table.append((name, label, value, low, high, int(images.sum())))
     return pd.DataFrame(table, columns=COLUMNS)
 
@@ -176,35 +182,21 @@ def _images_behind(name: str, label: str, rows: pd.DataFrame) -> np.ndarray:
     return ~is_of_class if name == "specificity" else is_of_class
 
 
+def _successes(
+    targets: np.ndarray, probabilities: np.ndarray, class_names: list[str]
+) -> dict[tuple[str, str], np.ndarray]:
+    """Say of which images the proportions are true, `bool (n,)`, by metric and class."""
+    correct = is_correct(targets, probabilities)
+    predicted = probabilities.argmax(axis=1)
+    successes = {("accuracy", ""): correct}
+    successes |= {(f"top_{k}", ""): is_among_top(targets, probabilities, k) for k in TOP_KS}
+    for target, label in enumerate(class_names):
+        successes |= {("precision", label): correct, ("recall", label): correct}
+        successes["specificity", label] = predicted != target
+    return successes
+
+
 def _groups_of_rarest_class(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Groups of the images of the class that has the fewest groups, but at least one."""
     of_classes = [groups[targets == target] for target in np.unique(targets)]
     return min(of_classes, key=lambda members: len(np.unique(members)))
-
-
-def _settle_interval(
-    value: float,
-    resampled: tuple[float, float],
-    evidence: np.ndarray,
-    metric: Metric,
-) -> tuple[float, float]:
-    """Choose between the resampled interval and Wilson's; see `score_predictions`.
-
-    Args:
-        value: The value itself.
-        resampled: Its interval by resampling.
-        evidence: The groups of the images behind the value, one per image.
-        metric: What it is a value of.
-    """
-    if math.isnan(value):
-        return math.nan, math.nan
-    low, high = resampled
-    num_groups = len(np.unique(evidence))
-    independent = num_groups == len(evidence)
-    # `not (a > b)` instead of `a <= b`, so that a NaN counts as collapsed.
-    if (metric.is_proportion and independent) or not high - low > ROUNDING:
-        extent = metric.upper - metric.lower
-        share = min(max((value - metric.lower) / extent, 0.0), 1.0)  # but for rounding
-        wilson = wilson_interval(share * num_groups, num_groups)
-        low, high = (metric.lower + extent * end for end in wilson)
-    return min(low, value), max(high, value)
