@@ -189,9 +189,10 @@ def bounded_interval(
     mistakes in the sample mean few in every resample: where an area under the curve of .98 was
     measured on few groups, it held the truth in 79 % of samples only.
 
-    When the resampled values are all the same, the bootstrap sees no spread where there is some;
-    the groups are then counted. That is wide on purpose: of all variables between two ends that
-    have a given mean, the one that takes only the ends varies most.
+    It is never that of fewer images than there are groups: of all variables between two ends that
+    have a given mean, the one that takes only the ends varies most. That is also what remains
+    when the resampled values are all the same, where the bootstrap sees no spread although
+    there is some.
 
     Args:
         value: The figure itself.
@@ -222,7 +223,8 @@ def bounded_interval(
     if spread > ROUNDING:
         # Resamples of m groups vary (m - 1) / m times as much as samples do.
         variance = (spread / (upper - lower)) ** 2 * num_groups / max(num_groups - 1, 1)
-        effective = share * (1 - share) / variance * _t_shrinkage(num_groups, confidence)
+        as_varied = share * (1 - share) / variance * _t_shrinkage(num_groups, confidence)
+        effective = max(effective, as_varied)
     low, high = wilson_interval(share * effective, effective, confidence)
     return lower + (upper - lower) * low, lower + (upper - lower) * high
 

@@ -4,7 +4,6 @@ Images are matched to their groups by `image_id` and sorted by it before anythin
 so the order of the rows changes nothing.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,7 +22,6 @@ from cvpipe.evaluation.intervals import (
 from cvpipe.evaluation.metrics import (
     CLASS_METRICS,
     TOP_KS,
-    Metric,
     calibration_gaps,
     is_among_top,
     is_correct,
