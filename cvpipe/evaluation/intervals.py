@@ -299,6 +299,10 @@ def percentile_interval(
 ) -> tuple[float, float]:
     """Interval that holds the middle of the resampled values.
 
+    It is a little narrow on few groups: in simulations of 95 % intervals it held the truth in
+    91 to 94 % of samples of 60 groups and 93 to 96 % of 150, and in far fewer where it is about
+    few mistakes, see `bounded_interval`.
+
     Args:
         resampled: Values of one statistic, `(num_resamples,)`. NaN (a resample in which it
             cannot be computed) is left out.

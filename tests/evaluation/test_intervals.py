@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from cvpipe.errors import InputError
@@ -13,7 +14,11 @@ from cvpipe.evaluation.intervals import (
     block_sizes,
     bootstrap,
     bootstrap_weights,
+    bounded_interval,
+    clustered_wilson_interval,
     difference_interval,
+    effective_number,
+    group_correlation,
     percentile_interval,
     wilson_interval,
 )
@@ -37,6 +42,150 @@ def test_wilson_by_hand():
     cases = [(n, confidence / 100) for n in range(1, 50) for confidence in range(50, 100)]
     assert {wilson_interval(0, *case)[0] for case in cases} == {0.0}
     assert {wilson_interval(case[0], *case)[1] for case in cases} == {1.0}
+
+
+def in_groups(hits, sizes):
+    """Successes and groups of images, from the counts of each group."""
+    successes = [image < h for h, size in zip(hits, sizes, strict=True) for image in range(size)]
+    return np.array(successes, dtype=bool), np.repeat(np.arange(len(sizes)), sizes)
+
+
+def slow_correlation(hits, sizes):
+    """Posterior mean by a plain loop over SciPy's beta-binomial distribution."""
+    proportion = (sum(hits) + 2) / (sum(sizes) + 4)
+    weights, total = 0.0, 0.0
+    for rho in np.arange(0.01, 1, 0.02):
+        alpha, beta = proportion * (1 / rho - 1), (1 - proportion) * (1 / rho - 1)
+        likelihood = 1.0
+        for h, size in zip(hits, sizes, strict=True):
+            likelihood *= stats.betabinom.pmf(h, size, alpha, beta)
+        weights, total = weights + likelihood, total + likelihood * rho
+    return total / weights
+
+
+COUNTED = [
+    ([3, 0, 2, 5], [3, 4, 2, 6]),
+    ([4, 4, 4], [4, 4, 4]),
+    ([0, 1, 0, 0, 0, 0, 0, 0], [8, 2, 1, 1, 5, 3, 7, 2]),
+    ([25, 26, 24, 25, 27], [50] * 5),
+]
+
+
+@pytest.mark.parametrize(("hits", "sizes"), COUNTED)
+def test_group_correlation_agrees_with_a_slow_loop(hits, sizes):
+    found = group_correlation(np.array(hits), np.array(sizes))
+    assert found == pytest.approx(slow_correlation(hits, sizes), abs=1e-10)
+
+
+def test_group_correlation_finds_what_was_drawn():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 9, 4000)
+    for rho in (0.1, 0.5, 0.9):
+        chances = rng.beta(0.8 * (1 / rho - 1), 0.2 * (1 / rho - 1), len(sizes))
+        found = group_correlation(rng.binomial(sizes, chances), sizes)
+        assert found == pytest.approx(rho, abs=0.03)
+    # Groups of one image tell nothing; alike ones of 50 say nearly 0.
+    assert group_correlation(np.array([1, 1, 0]), np.ones(3)) == pytest.approx(0.5)
+    assert group_correlation(np.array([25] * 20), np.full(20, 50)) < 0.02
+
+
+def test_effective_number_by_hand():
+    # Both groups are all of one kind: 4 images at .5, their scatter 2 · (2 - 1)² · 2 / 1 over
+    # 4 · .5 · .5 is 4, which is more than any model of groups of 2 can say. With t of 1 degree
+    # of freedom, 12.7062: 4 / 4 · (1.95996 / 12.7062)².
+    successes, groups = in_groups([2, 0, 2, 0], [2, 2, 2, 2])
+    pair = effective_number(successes[:4], groups[:4])
+    assert pair == pytest.approx((1.959964 / 12.706205) ** 2, rel=1e-6)
+    # Four groups: scatter 4 · 1 · 4 / 3 over 8 · .25 is 8 / 3; t of 3 is 3.182446.
+    expected = 8 / (8 / 3) * (1.959964 / 3.182446) ** 2
+    assert effective_number(successes, groups) == pytest.approx(expected, rel=1e-6)
+    # Without a mistake the model alone speaks.
+    successes, groups = in_groups([4, 4, 4], [4, 4, 4])
+    design = 1 + 3 * slow_correlation([4, 4, 4], [4, 4, 4])
+    expected = 12 / design * (1.959964 / 4.302653) ** 2
+    assert effective_number(successes, groups) == pytest.approx(expected, rel=1e-6)
+    # Another confidence has another t: 2.919986 for 90 %, with 1.644854.
+    at_90 = effective_number(successes, groups, 0.9)
+    assert at_90 == pytest.approx(12 / design * (1.644854 / 2.919986) ** 2, rel=1e-6)
+
+
+def test_the_size_of_an_images_own_group_counts():
+    # Sizes 1 and 5: an image's own group has (1 + 25) / 6 images on average.
+    successes, groups = in_groups([1, 5], [1, 5])
+    design = 1 + (26 / 6 - 1) * slow_correlation([1, 5], [1, 5])
+    expected = 6 / design * (1.959964 / 12.706205) ** 2
+    assert effective_number(successes, groups) == pytest.approx(expected, rel=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.floats(0, 1)), min_size=1, max_size=30))
+def test_clustering_never_adds_evidence(drawn):
+    sizes = [size for size, _ in drawn]
+    hits = [round(share * size) for size, share in drawn]
+    successes, groups = in_groups(hits, sizes)
+    assert 0 < effective_number(successes, groups) <= len(successes)
+    low, high = clustered_wilson_interval(successes, groups)
+    plain = wilson_interval(successes.sum(), len(successes))
+    assert low <= plain[0] + 1e-9
+    assert high >= plain[1] - 1e-9
+    # Mistakes instead of successes turn it round; the names and the order of groups do not matter.
+    turned = clustered_wilson_interval(~successes, groups)
+    assert turned == pytest.approx((1 - high, 1 - low), abs=1e-9)
+    renamed = np.array([f"g{99 - group}" for group in groups])
+    assert clustered_wilson_interval(successes[::-1], renamed[::-1]) == pytest.approx((low, high))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_own_groups_have_wilsons_interval(successes):
+    successes = np.array(successes)
+    expected = wilson_interval(successes.sum(), len(successes))
+    found = clustered_wilson_interval(successes, np.arange(len(successes)))
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_image_has_no_interval():
+    found = clustered_wilson_interval(np.array([], dtype=bool), np.array([]))
+    assert all(math.isnan(end) for end in found)
+
+
+def test_one_group_says_next_to_nothing():
+    low, high = clustered_wilson_interval(*in_groups([9], [10]))
+    assert low < 0.02
+    assert high > 0.98
+
+
+def test_bounded_interval_of_a_mean_is_wilsons_with_t():
+    # A share of 30 of 40: resamples vary by .75 · .25 / 40 times 1 (the plug-in variance).
+    rng = np.random.default_rng(5)
+    exact = stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
+    resampled = 0.75 + exact / exact.std() * math.sqrt(0.75 * 0.25 / 40)
+    effective = 40 * 39 / 40 * (1.959964 / 2.022691) ** 2
+    effective = max(effective, 40)
+    found = bounded_interval(0.75, rng.permutation(resampled), 40)
+    assert found == pytest.approx(wilson_interval(0.75 * effective, effective), abs=1e-9)
+    # A quarter of that variance: as 160 images; NaN is left out, bounds are stretched to.
+    narrow = np.append(0.75 + (resampled - 0.75) / 2, np.nan)
+    effective = 160 * 39 / 40 * (1.959964 / 2.022691) ** 2
+    low, high = wilson_interval(0.75 * effective, effective)
+    assert bounded_interval(0.75, narrow, 40) == pytest.approx((low, high), abs=1e-6)
+    stretched = bounded_interval(0.5, 2 * narrow - 1, 40, (-1.0, 1.0))
+    assert stretched == pytest.approx((2 * low - 1, 2 * high - 1), abs=1e-6)
+
+
+def test_bounded_interval_counts_the_groups_where_nothing_moves():
+    for resampled in (np.full(9, 0.9), np.array([np.nan, 0.9]), np.array([np.nan])):
+        assert bounded_interval(0.9, resampled, 10) == pytest.approx(wilson_interval(9, 10))
+    # Nor is it ever that of fewer.
+    assert bounded_interval(0.9, np.array([0.1, 1.0]), 10) == pytest.approx(wilson_interval(9, 10))
+    assert all(math.isnan(end) for end in bounded_interval(math.nan, np.ones(3), 10))
+
+
+@given(st.floats(0, 1), st.lists(st.floats(0, 1), max_size=9), st.integers(1, 50))
+def test_bounded_interval_holds_the_value_within_the_bounds(share, shares, num_groups):
+    value, resampled = 5 * share - 1, 5 * np.array(shares) - 1
+    low, high = bounded_interval(value, resampled, num_groups, (-1.0, 4.0))
+    assert -1 - 1e-9 <= low <= value + 1e-9
+    assert value - 1e-9 <= high <= 4 + 1e-9
 
 
 def test_bootstrap_weights_draw_whole_groups():
@@ -166,6 +315,8 @@ def test_error_messages():
         wilson_interval(math.nan, 10)
     for function in (
         lambda: wilson_interval(1, 2, confidence=95),
+        lambda: clustered_wilson_interval(np.ones(2, bool), np.zeros(2), confidence=95),
+        lambda: bounded_interval(0.5, np.ones(2), 2, confidence=95),
         lambda: percentile_interval(np.ones(3), confidence=95),
         lambda: absolute_sum_interval(np.ones(1), np.ones((3, 1)), confidence=95),
     ):

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 
 import cvpipe
+import cvpipe.report.audit_page
+import cvpipe.report.page
 from cvpipe.runs import count_test_openings, read_ledger
 from cvpipe.stages.evaluate import fingerprint_of
 
@@ -57,7 +59,11 @@ def run_edit(folder, number):
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    return [run_edit(folder, number) for number in range(NUM_EDITS)]
+    with pytest.MonkeyPatch.context() as patch:
+        # Drawing the figures would take half of the time.
+        for page in (cvpipe.report.page, cvpipe.report.audit_page):
+            patch.setattr(page, "figure_to_svg", lambda figure, description: "<svg></svg>")
+        return [run_edit(folder, number) for number in range(NUM_EDITS)]
 
 
 def test_fingerprint_of_test_is_that_of_all_edits(runs):
