@@ -249,6 +249,8 @@ class EvaluateSection(Section):
             the smallest expected `"cost"`. Empty: there is none.
         at_least: The sensitivity or specificity that the goal asks for.
         conformal_level: Share of images whose prediction set is to hold the true class.
+        learning_curve: Whether the chosen contender and the exported one are also fitted on parts
+            of train, to say what more images would bring.
     """
 
     select_by: Literal[
@@ -262,6 +264,7 @@ class EvaluateSection(Section):
     goal: Literal["", "sensitivity", "specificity", "youden", "cost"] = ""
     at_least: float = Field(default=DEFAULT_AT_LEAST, gt=0.0, le=1.0)
     conformal_level: float = Field(default=0.9, gt=0.0, lt=1.0)
+    learning_curve: bool = True
 
     def __hash__(self) -> int:
         # A table has no hash of its own, and the order of its keys must not matter.

@@ -207,6 +207,16 @@ class Run:
         """Thresholds of a contender, frozen before test was opened."""
         return self.part_path(contender) / "decisions.json"
 
+    @property
+    def learning_curve_path(self) -> Path:
+        """Accuracy of fits on parts of train."""
+        return self.path / "learning_curve.csv"
+
+    @property
+    def forecast_path(self) -> Path:
+        """What more training images would bring."""
+        return self.path / "forecast.csv"
+
     def part_path(self, contender: str, part: str = "holdout") -> Path:
         """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3 of repeat 0."""
         return self.path / "contenders" / contender / part
@@ -315,6 +325,16 @@ class Run:
         """Load the figures before and after calibration."""
         ends = [f"{when}{end}" for when in ("before", "after") for end in ("", "_low", "_high")]
         return _read_numbers(self.calibration_path, ("temperature", *ends), ("n",))
+
+    def learning_curve(self) -> pd.DataFrame:
+        """Load the table of accuracies of fits on parts of train."""
+        floats, whole = ("share", "accuracy", "low", "high"), ("num_train", "n")
+        return _read_numbers(self.learning_curve_path, floats, whole)
+
+    def forecast(self) -> pd.DataFrame:
+        """Load the table of what more training images would bring."""
+        floats = ("multiple", "accuracy", "low", "high", "gain", "gain_low", "gain_high")
+        return _read_numbers(self.forecast_path, floats, ("num_train",))
 
     def duplicates(self) -> pd.DataFrame:
         """Load the table of near-duplicate clusters against the threshold."""

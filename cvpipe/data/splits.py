@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 # Counts that differ by less are equal.
 ROUNDING = 1e-6
@@ -85,6 +86,37 @@ def assign_splits(
         np.add.at(filled, (part[pair_group[entries]], pair_class[entries]), counts[entries])
     _mend(part, pair_group, pair_class, counts, goals)
     return np.array(list(fractions), dtype=object)[part[group_of_row]]
+
+
+def nested_subset(targets: np.ndarray, groups: Sequence[str], share: float, key: str) -> np.ndarray:
+    """Mark a part of the images that is contained in every larger one of the same key.
+
+    As in `assign_splits` the groups stand in a line for each class by the hash of key and name;
+    one of several classes stands in the line of the first. Those of each line are taken whose
+    middle image lies within the share, so that a line is off its share by at most half a group.
+
+    Args:
+        targets: `int` array of shape `(n,)`.
+        groups: Group of each image.
+        share: How much of each line to take, in (0, 1].
+        key: Names the order; another key gives other parts.
+
+    Returns:
+        `bool` array of shape `(n,)`. A class of few groups may be missing.
+
+    Example:
+        >>> targets, groups = np.array([0] * 4 + [1] * 8), list("abcdefghijkl")
+        >>> half, quarter = (nested_subset(targets, groups, share, "0") for share in (0.5, 0.25))
+        >>> targets[half].tolist(), targets[quarter].tolist(), (half | quarter == half).all().item()
+        ([0, 0, 1, 1, 1, 1], [0, 1, 1], True)
+    """
+    table = pd.DataFrame({"group": list(groups), "target": targets})
+    lines = table.groupby("group").agg(line=("target", "min"), size=("target", "size"))
+    lines = lines.loc[sorted(lines.index, key=lambda name: _digest(key, name))]
+    sizes = lines.groupby("line")["size"]
+    middle = sizes.cumsum() - lines["size"] / 2
+    taken = middle < share * sizes.transform("sum")
+    return taken.loc[table["group"]].to_numpy()
 
 
 def _digest(key: str, group: str) -> bytes:

@@ -38,6 +38,11 @@ DUPLICATE_COLUMNS = ("threshold", "clusters", "largest", "mixed")
 SUBGROUP_COLUMNS = (
     *("protocol", "contender", "column", "subgroup", "metric", "value", "low", "high", "n"),
 )
+CURVE_COLUMNS = ("contender", "share", "num_train", "draw", "accuracy", "low", "high", "n")
+FORECAST_COLUMNS = (
+    *("contender", "multiple", "num_train", "accuracy", "low", "high"),
+    *("gain", "gain_low", "gain_high", "kind"),
+)
 COMPARED_PROTOCOLS = ("holdout", "kfold")
 VERDICTS = ("better", "worse", "cannot be told apart")
 SEVERITIES = ("error", "warning", "info")
@@ -209,6 +214,10 @@ class ReportContent:
         recipes: What the folds say of each recipe, `FOLD_COLUMNS`: the mean over the folds and
             the difference to the chosen one, with intervals for another training set. Empty
             when there were no folds.
+        learning_curve: Test accuracy of fits on parts of train, `CURVE_COLUMNS`; `draw` is
+            `"mean"` in the rows that stand for a share. Empty when none were made.
+        forecast: What more training images would bring, `FORECAST_COLUMNS`; `multiple` is that
+            of the present number. Without rows of a contender that had too few parts.
     """
 
     run_name: str
@@ -242,6 +251,8 @@ class ReportContent:
     reliability: dict[str, pd.DataFrame] = field(default_factory=dict)
     decisions: Decisions | None = None
     recipes: pd.DataFrame = field(default_factory=partial(_empty_table, FOLD_COLUMNS))
+    learning_curve: pd.DataFrame = field(default_factory=partial(_empty_table, CURVE_COLUMNS))
+    forecast: pd.DataFrame = field(default_factory=partial(_empty_table, FORECAST_COLUMNS))
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -261,6 +272,8 @@ def check_content(content: ReportContent) -> ReportContent:
     _check_columns("subgroups", content.subgroups, SUBGROUP_COLUMNS)
     _check_columns("calibration", content.calibration, CALIBRATION_COLUMNS)
     _check_columns("recipes", content.recipes, FOLD_COLUMNS)
+    _check_columns("learning curve", content.learning_curve, CURVE_COLUMNS)
+    _check_columns("forecast", content.forecast, FORECAST_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)
     _check_values("protocol of a comparison", content.comparison["protocol"], COMPARED_PROTOCOLS)
     _check_values("severity", content.data.findings["severity"], SEVERITIES)

@@ -45,6 +45,7 @@ from cvpipe.report.content import (
 )
 from cvpipe.report.cost_figure import cost_figure
 from cvpipe.report.decisions import decision_section, risk_coverage_figure
+from cvpipe.report.learning_curve import curve_sections
 from cvpipe.report.wording import (
     careless_sentence,
     comparison_outcomes,
@@ -143,6 +144,10 @@ def render_report(content: ReportContent) -> str:
         findings=_sorted_findings(content.data.findings),
         kinds=count_findings(content.data.findings),
         max_findings=MAX_FINDINGS,
+        curves=[
+            replace(section, figure=trusted(section.figure))
+            for section in curve_sections(content.learning_curve, content.forecast)
+        ],
     )
 
 

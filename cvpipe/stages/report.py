@@ -135,6 +135,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         **collect_calibration(run, choice["chosen"], manifest),
         decisions=collect_decisions(run, choice["chosen"]),
         recipes=collect_recipes(run),
+        **stored_curve(run),
     )
 
 
@@ -152,6 +153,13 @@ def collect_calibration(run: Run, chosen: str, manifest: pd.DataFrame) -> dict[s
     }
     bins = {when: reliability(table, groups) for when, table in predictions.items()}
     return {"calibration": table, "reliability": bins}
+
+
+def stored_curve(run: Run) -> dict[str, pd.DataFrame]:
+    """Read the learning curve and its forecast, where the run made them."""
+    if not run.forecast_path.exists():
+        return {}
+    return {"learning_curve": run.learning_curve(), "forecast": run.forecast()}
 
 
 def count_openings(run: Run, manifest: pd.DataFrame) -> int:

@@ -28,6 +28,7 @@ from cvpipe.stages.decide import positive_class
 from cvpipe.stages.evaluate import run_evaluation
 from cvpipe.stages.export import require_parity, run_export
 from cvpipe.stages.job import Job, Nobody, Watcher
+from cvpipe.stages.learning_curve import run_learning_curve
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
 from cvpipe.stages.recipes import backbones_of
 from cvpipe.stages.report import run_report
@@ -168,6 +169,7 @@ def run_stages(job: Job, rows: pd.DataFrame) -> None:
         if not job.run.predictions_path(contender.name, "val").exists():
             predict_split(job, contender, val, "val")
     run_evaluation(job)
+    run_learning_curve(job)
     run_suspects(job)
     run_export(job)
     run_report(job)

@@ -1,0 +1,129 @@
+"""Would more images help? The contenders of interest on parts of train, scored on test.
+
+This uses the test split, so it comes after test was opened, and nothing is chosen by it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cvpipe import frames
+from cvpipe.classifiers import SEARCHES, group_folds
+from cvpipe.config import Contender
+from cvpipe.data.splits import nested_subset
+from cvpipe.errors import InputError
+from cvpipe.evaluation.learning_curve import (
+    MIN_SHARES,
+    forecast_accuracy,
+    score_curve,
+)
+from cvpipe.files import read_json, write_table
+from cvpipe.report.content import CURVE_COLUMNS, FORECAST_COLUMNS
+from cvpipe.stages.contenders import predict_rows, refit_rows
+from cvpipe.stages.evaluate import accuracies_on_test
+from cvpipe.stages.export import contender_to_export
+from cvpipe.stages.job import Job
+from cvpipe.stages.recipes import is_baseline
+from cvpipe.stages.split import rows_of_split
+
+# A part of train is one of so many; an eighth is as far below train as eight times is above it.
+PARTS = (8, 4, 2)
+NUM_DRAWS = 3
+# Below this a fit says more about which images it got than about their number.
+MIN_IMAGES_OF_CLASS = 5
+
+
+def run_learning_curve(job: Job) -> None:
+    """Fit on nested parts of train, score on test, forecast; what is stored is kept."""
+    if not job.config.evaluate.learning_curve or job.run.forecast_path.exists():
+        return
+    with job.timed("learning curve", "learning curve: would more images help?"):
+        groups = job.run.manifest().set_index("image_id")["group"]
+        seed, resamples = job.config.seed, job.config.evaluate.resamples
+        curves, forecasts = [], []
+        for contender in contenders_of_curve(job):
+            fits, tables = predict_by_parts(job, contender)
+            curve = score_curve(fits, tables, groups, seed, resamples)
+            # The fit on all of train has the figure that stands elsewhere in the run.
+            measured = accuracies_on_test(job.run.metrics(), "holdout").loc[contender.name]
+            figures = ["low", "high"]
+            curve.loc[curve["share"] == 1, figures] = measured[figures].to_numpy(dtype=float)
+            curves.append(curve.assign(contender=contender.name))
+            if fits["share"].nunique() >= MIN_SHARES:
+                forecast = forecast_accuracy(fits, tables, groups, seed, resamples)
+                forecasts.append(forecast.assign(contender=contender.name))
+        write_table(job.run.learning_curve_path, _join(curves, CURVE_COLUMNS))
+        write_table(job.run.forecast_path, _join(forecasts, FORECAST_COLUMNS))
+
+
+def contenders_of_curve(job: Job) -> list[Contender]:
+    """List the chosen contender and the exported one, where they look at the images.
+
+    All contenders would take a fifth of the time of a run.
+    """
+    chosen = str(read_json(job.run.choice_path)["chosen"])
+    names = dict.fromkeys([chosen, contender_to_export(job)])
+    by_name = {c.name: c for c in job.config.contender if not is_baseline(c)}
+    return [by_name[name] for name in names if name in by_name]
+
+
+def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """Predict test by fits on parts of train, with the hyperparameters that were chosen on all.
+
+    A size is left out when one of its parts is too small.
+
+    Returns:
+        The fits (`share`, `draw`, `num_train`), the one on all of train last, and their
+        predictions of test.
+    """
+    train, test = rows_of_split(job, "train"), rows_of_split(job, "test")
+    chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
+    fits, tables = [], []
+    for number in PARTS:
+        parts = [part_of_train(job, train, number, draw) for draw in range(NUM_DRAWS)]
+        if all(can_be_fitted(job, contender, part) for part in parts):
+            for draw, part in enumerate(parts):
+                path = curve_predictions_path(job, contender.name, number, draw)
+                if not path.exists():
+                    predict = refit_rows(job, contender, part, chosen)
+                    write_table(path, predict_rows(job, contender, test, predict))
+                fits.append((1 / number, str(draw), len(part)))
+                tables.append(frames.read_predictions(path))
+    fits.append((1.0, "0", len(train)))
+    tables.append(job.run.predictions("test", contender.name))
+    return pd.DataFrame(fits, columns=["share", "draw", "num_train"]), tables
+
+
+def part_of_train(job: Job, train: pd.DataFrame, number: int, draw: int) -> pd.DataFrame:
+    """Take one of `number` parts of train; of one draw the smaller ones lie in the larger ones."""
+    targets = frames.targets_of(train["label"], job.run.class_names())
+    key = f"{job.config.seed} curve {draw}"
+    part = nested_subset(targets, train["group"].tolist(), 1 / number, key)
+    return train[part].reset_index(drop=True)
+
+
+def can_be_fitted(job: Job, contender: Contender, part: pd.DataFrame) -> bool:
+    """Tell whether a part of train has enough images of every class to fit a contender on."""
+    targets = frames.targets_of(part["label"], job.run.class_names())
+    counts = np.bincount(targets, minlength=len(job.run.class_names()))
+    if counts.min() < MIN_IMAGES_OF_CLASS:
+        return False
+    try:
+        # Calibration divides it into folds, which needs at least two groups of each class.
+        _, num_folds = SEARCHES[contender.search]
+        group_folds(targets, part["group"].tolist(), num_folds, job.config.seed)
+    except InputError:
+        return False
+    return True
+
+
+def curve_predictions_path(job: Job, contender: str, number: int, draw: int) -> Path:
+    """File of the predictions of test by a fit on a part of train: `curve/1of8-d0.csv`."""
+    return job.run.part_path(contender, "curve") / f"1of{number}-d{draw}.csv"
+
+
+def _join(tables: list[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    joined = pd.concat(tables) if tables else pd.DataFrame(columns=list(columns))
+    return joined[list(columns)]
