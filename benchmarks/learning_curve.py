@@ -36,7 +36,7 @@ FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 @dataclass(frozen=True)
 class Subject:
-    """A contender and all images of its run: `features (n, f)`, `targets (n,)`, and who they are."""
+    """A contender and all images of its run: `features (n, f)`, `targets (n,)`, and the rest."""
 
     classifier: str
     search: str
@@ -146,7 +146,10 @@ def main() -> None:
         ]
         texts = [f"{100 * share:.1f}" for share in shares]
         held = [f"{int(turns[n].sum())}" for n in ("held", "gain held")]
-        print("| " + " | ".join([name, str(len(turns)), *texts[:3], *held, *texts[3:]]) + " |", flush=True)
+        print(
+            "| " + " | ".join([name, str(len(turns)), *texts[:3], *held, *texts[3:]]) + " |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

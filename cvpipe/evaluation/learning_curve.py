@@ -194,8 +194,9 @@ def forecast_accuracy(
 
     A power law is fitted to the errors of all fits. The 95 % interval comes from resamples, each
     of which draws test groups with replacement, moves every fit by chance as much as the draws
-    scatter (`spread_of_draws`), fits the law anew, and moves the fit to come as well. It knows
-    nothing of errors that do not follow a power law.
+    scatter (`spread_of_draws`), fits the law anew, and moves the fit to come as well. It is at
+    least as wide as that of the present accuracy, and knows nothing of errors that do not follow
+    a power law.
 
     Args:
         fits: As in `score_curve`; one row has share 1: the present.
@@ -243,21 +244,24 @@ def forecast_accuracy(
     expected = 1 - laws.error_at(ahead) + luck
     accuracy = 1 - fit_power_law(sizes, 1 - accuracies[None]).error_at(ahead)[0]
     gains = expected - resampled[:, [present]]
-    num_groups = len(np.unique(groups))
+    now = accuracies[present]
+    now_low, now_high = _accuracy_interval(correct[present], groups, seed, num_resamples)
     rows = []
     for position, multiple in enumerate(multiples):
-        value, gain = float(accuracy[position]), float(accuracy[position] - accuracies[present])
-        low, high = percentile_interval(np.clip(expected[:, position], 0.0, 1.0))
+        value, gain = float(accuracy[position]), float(accuracy[position] - now)
+        low, high = percentile_interval(expected[:, position])
+        # A figure of the future is no surer than that of the present, which has Wilson's interval
+        # where hardly an answer is wrong and resamples hardly differ.
+        low = max(0.0, min(low, value - (now - now_low)))
+        high = min(1.0, max(high, value + (now_high - now)))
         gain_low, gain_high = percentile_interval(gains[:, position])
-        if high - low <= ROUNDING:  # all right, or all wrong: the resamples cannot differ
-            low, high = wilson_interval(min(max(value, 0.0), 1.0) * num_groups, num_groups)
-            slack = wilson_interval(0, num_groups)[1]
-            gain_low, gain_high = gain - slack, gain + slack
+        if gain_high - gain_low <= ROUNDING:
+            gain_low, gain_high = low - now, high - now
         rows.append(
             (
                 float(multiple),
                 round(ahead[position]),
-                *(value, min(low, value), max(high, value)),
+                *(value, low, high),
                 *(gain, min(gain_low, gain), max(gain_high, gain)),
                 _kind(multiple),
             )

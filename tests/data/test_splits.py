@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import time
 from collections import Counter
 
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cvpipe.data.splits import assign_splits, first_half, merge_groups
+from cvpipe.data.splits import assign_splits, first_half, merge_groups, nested_subset
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 # A busy machine must not fail a test.
 unhurried = settings(deadline=None)
+few = settings(deadline=None, max_examples=40)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -369,3 +371,57 @@ def test_halves():
     # Their hashes start with the bytes ca, 3e, 3f and 60; even ones are half A.
     assert first_half(["a", "b", "e", "ü", "a"]).tolist() == [True, True, False, True, True]
     assert first_half([]).shape == (0,)
+
+
+# Nested parts.
+
+
+@few
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 20)), min_size=1, max_size=60),
+    st.text(max_size=3),
+)
+def test_nested_parts_contain_each_other_and_cut_no_group(rows, key):
+    targets = np.array([target for target, _ in rows])
+    groups = [f"g{group}" for _, group in rows]
+    parts = [nested_subset(targets, groups, share, key) for share in (0.125, 0.25, 0.5, 1)]
+    for smaller, larger in itertools.pairwise(parts):
+        assert (larger | ~smaller).all()
+    assert parts[-1].all()
+    for part in parts:
+        taken = {group for group, is_in in zip(groups, part, strict=True) if is_in}
+        assert part.tolist() == [group in taken for group in groups]
+
+
+@few
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=40), st.floats(0.01, 1))
+def test_nested_parts_keep_the_share_of_each_class_to_half_a_group(sizes, share):
+    groups = [f"{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    targets = np.array([number % 3 for number, size in enumerate(sizes) for _ in range(size)])
+    part = nested_subset(targets, groups, share, "0")
+    for target in set(targets.tolist()):
+        of_class = targets == target
+        largest = max(size for number, size in enumerate(sizes) if number % 3 == target)
+        off = part[of_class].sum() - share * of_class.sum()
+        assert abs(off) <= largest / 2 + 1e-9
+
+
+def test_nested_parts_follow_the_hash_and_the_key():
+    groups = list("abcdefgh")
+    order = sorted(groups, key=lambda name: hashlib.sha256(f"0 x\0{name}".encode()).digest())
+    targets = np.zeros(8, dtype=int)
+    for number in range(1, 9):
+        part = nested_subset(targets, groups, number / 8, "0 x")
+        assert {g for g, is_in in zip(groups, part, strict=True) if is_in} == set(order[:number])
+    halves = {tuple(nested_subset(targets, groups, 0.5, f"{key}")) for key in range(20)}
+    assert len(halves) > 10
+
+
+def test_nested_parts_put_a_mixed_group_into_the_line_of_its_first_class():
+    # Line of class 0: the mixed group of three; line of class 1: ten images.
+    targets = np.array([0, 1, 1] + [1] * 10)
+    groups = ["mixed"] * 3 + [f"{number}" for number in range(10)]
+    part = nested_subset(targets, groups, 0.5, "0")
+    assert part[:3].tolist() == [False] * 3  # its middle lies at the share, not within it
+    assert part[3:].sum() == 5
+    assert nested_subset(targets, groups, 0.6, "0")[:3].all()
