@@ -70,6 +70,7 @@ goal = "sensitivity"
 positive = "tumour"
 at_least = 0.95
 conformal_level = 0.8
+learning_curve = false
 
 [evaluate.costs]
 tumour = {healthy = 20, NA = 2.5}
@@ -109,6 +110,7 @@ OTHER_VALUES = {
     "evaluate.resamples": 201,
     "evaluate.calibration": "vector",
     "evaluate.subgroups": ["site", "camera"],
+    "evaluate.learning_curve": True,
     "evaluate.costs.tumour.healthy": 21,
     "evaluate.costs.tumour.NA": 0,
     "evaluate.goal": "specificity",
@@ -222,6 +224,7 @@ def test_defaults():
             **{"select_by": "log_loss", "resamples": 1000, "subgroups": [], "costs": {}},
             "calibration": "temperature",
             **{"goal": "", "positive": "", "at_least": 0.9, "conformal_level": 0.9},
+            "learning_curve": True,
         },
         "export": {"formats": ["keras"]},
         "seed": 0,

@@ -75,6 +75,8 @@ PATHS = {
     "operating_points_path": "operating_points.csv",
     "abstention_path": "abstention.csv",
     "conformal_path": "conformal.csv",
+    "learning_curve_path": "learning_curve.csv",
+    "forecast_path": "forecast.csv",
 }
 
 

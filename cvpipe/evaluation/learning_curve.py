@@ -29,9 +29,8 @@ from cvpipe.frames import match_rows, predicted_labels
 
 MEAN = "mean"  # the `draw` of rows that speak of all draws of a share together
 MIN_SHARES = 3  # as many as a power law has parameters
-# Theory has errors fall at best as 1 / n; all exponents that Hestness et al. measured and the
-# bounds of Figueroa et al. lie in this range, too. A grid, because with four sizes the sum of
-# squares can have several minima: nothing has to be started, and nothing can fail to converge.
+# Theory has errors fall at best as 1 / n, and measured ones fall more slowly. A grid, because with
+# few sizes the sum of squares is flat: nothing has to be started, nothing can fail to converge.
 EXPONENTS = np.arange(1, 101) / 100
 # In multiples of the present number of images; up to `MAX_SUPPORTED` it is called a forecast.
 MAX_MULTIPLE, MAX_SUPPORTED, STEPS_PER_DOUBLING = 4.0, 2.0, 4
@@ -80,11 +79,11 @@ def fit_power_law(num_train: np.ndarray, errors: np.ndarray) -> PowerLaw:
         (0.5, 0.05, 0.8)
 
     References:
-        Hestness et al., "Deep Learning Scaling is Predictable, Empirically", 2017, section 2 (the
-        law); Figueroa et al., "Predicting sample size required for classification performance",
-        BMC Medical Informatics and Decision Making 12:8, 2012 (its weighted fit to a learning
-        curve; there a size counts by its rank); Viering and Loog, "The Shape of Learning Curves",
-        2022 (what else curves do).
+        Hestness et al., "Deep Learning Scaling is Predictable, Empirically", 2017 (the law);
+        Figueroa et al., "Predicting sample size required for classification performance", BMC
+        Medical Informatics and Decision Making 12:8, 2012, Methods (the weighted fit; there a
+        size counts by its rank); Viering and Loog, "The Shape of Learning Curves: a Review",
+        IEEE TPAMI 45, 2023 (what else curves do).
     """
     sizes = np.asarray(num_train, dtype=np.float64)
     if len(np.unique(sizes)) < MIN_SHARES:

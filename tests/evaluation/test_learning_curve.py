@@ -58,7 +58,7 @@ def test_a_curve_that_follows_the_law_gives_it_back(floor, scale, exponent):
 
 
 def test_the_fit_is_that_of_a_general_optimiser():
-    """Started at many places, because the sum of squares has more than one minimum."""
+    """Started at many places, because the sum of squares is flat where sizes are few."""
     rng = np.random.default_rng(0)
     for _ in range(12):
         errors = np.clip(0.1 + 0.8 * SIZES**-0.4 + rng.normal(0, 0.02, len(SIZES)), 0, 1)
