@@ -6,7 +6,6 @@ This uses the test split, so it comes after test was opened, and nothing is chos
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cvpipe import frames
@@ -33,6 +32,7 @@ PARTS = (8, 4, 2)
 NUM_DRAWS = 3
 # Below this a fit says more about which images it got than about their number.
 MIN_IMAGES_OF_CLASS = 5
+MIN_GROUPS_OF_CLASS = 2  # calibration divides a part into folds
 
 
 def run_learning_curve(job: Job) -> None:
@@ -106,12 +106,18 @@ def part_of_train(job: Job, train: pd.DataFrame, number: int, draw: int) -> pd.D
 
 def can_be_fitted(job: Job, contender: Contender, part: pd.DataFrame) -> bool:
     """Tell whether a part of train has enough images of every class to fit a contender on."""
-    targets = frames.targets_of(part["label"], job.run.class_names())
-    counts = np.bincount(targets, minlength=len(job.run.class_names()))
-    if counts.min() < MIN_IMAGES_OF_CLASS:
+    of_class = part.groupby("label")["group"].agg(["size", "nunique"])
+    if (
+        len(of_class) < len(job.run.class_names())
+        or of_class["size"].min() < MIN_IMAGES_OF_CLASS
+        or of_class["nunique"].min() < MIN_GROUPS_OF_CLASS
+    ):
         return False
+    if part.groupby("group")["label"].nunique().max() == 1:
+        return True
+    # Where groups mix classes, all groups of a rare one can land in the same fold.
+    targets = frames.targets_of(part["label"], job.run.class_names())
     try:
-        # Calibration divides it into folds, which needs at least two groups of each class.
         _, num_folds = SEARCHES[contender.search]
         group_folds(targets, part["group"].tolist(), num_folds, job.config.seed)
     except InputError:

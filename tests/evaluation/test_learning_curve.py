@@ -110,6 +110,13 @@ def test_errors_that_rise_have_no_slope_and_the_weighted_mean():
     assert law.floor.item() == pytest.approx(17 / 70)
 
 
+def test_errors_that_fall_too_fast_have_the_best_curve_that_is_allowed():
+    """Exponent 1 and floor 0: then the scale is the sum of y over the sum of 1 / n."""
+    law = fit_power_law(np.array([100, 200, 400]), np.array([[0.4, 0.12, 0.03]]))
+    assert (law.exponent.item(), law.floor.item()) == (1.0, 0.0)
+    assert law.scale.item() == pytest.approx(0.55 / 0.0175)
+
+
 def test_a_law_needs_three_sizes():
     with pytest.raises(InputError) as caught:
         fit_power_law(np.array([100, 100, 200]), np.zeros((1, 3)))
@@ -220,16 +227,19 @@ def test_a_forecast_follows_the_law():
 
 
 def test_draws_that_scatter_widen_the_forecast():
+    """By the luck of the fit to come, and by that of each fit that was measured."""
     sizes = 800 * np.array(SHARES)
     right = np.array([420, 420, 420, 450, 450, 450, 480, 480, 480, 510])
     scattered = right + np.array([-25, 0, 25] * 3 + [0])
-    widths = []
+    squares = []
     for numbers in (right, scattered):
         fits, _ = curve_of(numbers / 600, sizes, SHARES, 600, np.random.default_rng(0))
         tables = [predictions(np.arange(600) < number) for number in numbers]
         twice = forecast_accuracy(fits, tables, ALONE, 0, 400).set_index("multiple").loc[2.0]
-        widths.append(twice["gain_high"] - twice["gain_low"])
-    assert widths[1] > 2 * widths[0]
+        squares.append(((twice["gain_high"] - twice["gain_low"]) / 3.92) ** 2)
+    variance = spread_of_draws(sizes, np.array(SHARES), scattered / 600) ** 2
+    of_fit_to_come = variance / 1600
+    assert squares[1] > 1.5 * (squares[0] + of_fit_to_come)
 
 
 def test_groups_widen_the_forecast():

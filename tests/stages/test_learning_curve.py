@@ -214,6 +214,10 @@ def test_a_part_without_enough_of_a_class_cannot_be_fitted(run):
     assert not possible(*upright, *flat[1:])
     assert not possible(*upright)
     assert not possible(*upright, *[("NA", "one object")] * 9)
+    # Two groups of each class, but the folds would have both of a class in one.
+    mixed = [("NA", "a")] * 4 + [("upright", "a")] * 6
+    assert not possible(*mixed, *[("NA", "b")] * 3, *[("upright", "c")] * 3)
+    assert possible(*mixed, *[("NA", "b")] * 4, *upright, *flat)
 
 
 def test_a_network_that_is_exported_has_a_curve_and_a_yardstick_has_none(job, monkeypatch):
