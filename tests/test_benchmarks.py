@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import skimage.data
 
+import cvpipe
 from benchmarks.planted import COPIES, as_png, brighten, crop, mirror, resize
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -75,3 +77,32 @@ def test_copies_by_hand():
     assert np.array_equal(mirror(image)[:, 0], image[:, 19])
     assert resize(image, 0.75).shape == (30, 15, 3)
     assert brighten(np.array([0, 10, 212, 213, 255], np.uint8)).tolist() == [0, 12, 254, 255, 255]
+
+
+def test_learning_curve_prints_a_row_for_each_contender(tmp_path):
+    """On a run of noise, in which twice the images change little."""
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(80):
+        pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        (tmp_path / "images" / f"{number}.png").write_bytes(as_png(pixels))
+        rows.append((f"{number}.png", "ab"[number % 2]))
+    table = pd.DataFrame(rows, columns=["path", "label"])
+    table.to_csv(tmp_path / "images" / "labels.csv", index=False)
+    (tmp_path / "noise.toml").write_text(
+        '[data]\nroot = "images"\nlabels = "labels.csv"\n[evaluate]\nresamples = 100\n'
+        '[[contender]]\nname = "knn"\nfeatures = ["raw_pixels"]\n'
+        'classifier = "nearest_neighbours"\n'
+    )
+    run = cvpipe.run(tmp_path / "noise.toml", runs_path=tmp_path / "runs")
+    answer = run_benchmark(
+        "learning_curve.py", run.path, "--data", tmp_path / "images", "--contenders", "knn",
+        "--turns", 2,
+    )  # fmt: skip
+    rows = [re.split(r" *\| *", line)[1:-1] for line in answer.splitlines()]
+    assert len(rows[0]) == len(rows[2]) == 11
+    assert rows[2][:2] == ["knn", "2"]
+    figures = [float(cell) for cell in rows[2][2:]]
+    assert all(0 <= figure <= 100 for figure in figures)
+    assert figures[5] > 10  # the half width on 16 test images

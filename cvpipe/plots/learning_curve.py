@@ -48,12 +48,15 @@ def plot_learning_curve(curve: pd.DataFrame, forecast: pd.DataFrame, ax: "Axes")
         ax.plot(sizes, value, color=colour, linestyle=style, linewidth=1.6)
         if alpha:
             ax.fill_between(sizes, low, high, color=AHEAD, alpha=alpha, linewidth=0)
-    ax.scatter(single["num_train"].astype(float), single["accuracy"], s=14, color=OTHER, zorder=2)
     sizes = mean["num_train"].to_numpy(dtype=float)
     ax.vlines(sizes, mean["low"], mean["high"], colors=CHOSEN, linewidth=2, zorder=3)
     ax.scatter(
         sizes, mean["accuracy"], s=52, color=CHOSEN, edgecolors="white", linewidths=1.2, zorder=4
     )
+    ax.scatter(
+        single["num_train"].to_numpy(dtype=float), single["accuracy"],
+        s=20, color=OTHER, edgecolors="white", linewidths=0.6, zorder=3.5,
+    )  # fmt: skip
     ax.set_xscale("log")
     shown = [*sizes, *forecast["num_train"].astype(float)[forecast["kind"] != "fitted"].iloc[3::4]]
     ax.xaxis.set_major_locator(FixedLocator(shown))

@@ -113,7 +113,7 @@ def _verdict(row: pd.Series) -> str:
     if high < SMALL_GAIN:
         return "more images of the same kind would hardly change it"
     if low <= 0:
-        return "whether more images would help is not settled by these"
+        return "whether more images would help is not settled"
     if gain < SMALL_GAIN:
         return "more images would probably help, but little"
     return "more images would probably help"

@@ -44,7 +44,7 @@ def test_bands_intervals_and_dots():
     extents = [band.get_paths()[0].get_extents() for band in bands]
     assert [(e.x0, e.x1) for e in extents] == [(400, 800), (800, 1600)]
     assert (extents[1].y0, extents[1].y1) == (FORECAST["low"][6], 1.0)
-    single, mean = (c for c in axes.collections if type(c).__name__ == "PathCollection")
+    mean, single = (c for c in axes.collections if type(c).__name__ == "PathCollection")
     assert single.get_offsets().tolist() == [[98, 0.79], [102, 0.81]]
     assert mean.get_offsets().tolist() == [[100, 0.8], [200, 0.85], [400, 0.9]]
     (bars,) = (c for c in axes.collections if type(c).__name__ == "LineCollection")

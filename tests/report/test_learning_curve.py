@@ -39,8 +39,8 @@ def plain(text):
 @pytest.mark.parametrize(
     ("gain", "low", "high", "verdict"),
     [
-        (0.012, -0.001, 0.027, "whether more images would help is not settled by these"),
-        (0.012, 0.0, 0.027, "whether more images would help is not settled by these"),
+        (0.012, -0.001, 0.027, "whether more images would help is not settled"),
+        (0.012, 0.0, 0.027, "whether more images would help is not settled"),
         (0.012, 0.001, 0.027, "more images would probably help"),
         (0.008, 0.001, 0.027, "more images would probably help, but little"),
         (0.005, 0.001, 0.009, "more images of the same kind would hardly change it"),
@@ -56,8 +56,8 @@ def test_the_sentence_in_full():
     assert plain(forecast_sentence("probe", forecast())) == (
         "With twice the training images the accuracy of probe is expected at 94.1 % (92.8 to "
         "95.6), a gain of 1.2 points (\u22120.1 to 2.7): whether more images would help is not "
-        "settled by these. With four times as many it would be 95.0 % (93.0 to 97.0), but nothing "
-        "that was measured supports a figure so far ahead."
+        "settled. With four times as many it would be 95.0 % (93.0 to 97.0), but nothing that was "
+        "measured supports a figure so far ahead."
     )
 
 
