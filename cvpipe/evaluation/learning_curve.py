@@ -195,7 +195,7 @@ def forecast_accuracy(
     of which draws test groups with replacement, moves every fit by chance as much as the draws
     scatter (`spread_of_draws`), fits the law anew, and moves the fit to come as well. It is at
     least as wide as that of the present accuracy, and knows nothing of errors that do not follow
-    a power law. In a back-test it held the accuracy in 40 of 40 turns, the gain in 34.
+    a power law. In a back-test it held the accuracy in 60 of 60 turns, the gain in 50.
 
     Args:
         fits: As in `score_curve`; one row has share 1: the present.
