@@ -270,15 +270,40 @@ def predict_command(
     """Print class probabilities of new image files, as CSV or JSON."""
     from cvpipe import frames
     from cvpipe.stages.predict import load
+    from cvpipe.stages.unlike import describe_flags, find_unlike
 
     table = load(path, contender).predict_proba(images)
     predicted = frames.predicted_labels(table)
+    flags = find_unlike(path, contender, table)
     table = table.drop(columns="label").rename(columns={"image_id": "image"})
     table.insert(1, "predicted", predicted)
     if as_json:
         print_json(table.to_dict("records"))
     else:
         typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
+    if flags is not None and flags.is_unlike.any():
+        typer.echo(describe_flags(flags, table["image"].tolist()), err=True)
+
+
+@app.command(name="unlike")
+def unlike_command(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    folder: Annotated[Path, typer.Argument(help="Images of another kind; no labels needed.")],
+    contender: Annotated[str, typer.Option(help="Another than the chosen one.")] = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how well a run tells the images of a folder from its own test images."""
+    from cvpipe.runs import open_run
+    from cvpipe.stages.unlike import compare_with_folder, describe_result, result_as_dict
+
+    result = compare_with_folder(open_run(path), folder, contender, Terminal(quiet))
+    for image, reason in [] if as_json else result.unreadable:
+        typer.echo(f"left out: {image}: {reason}", err=True)
+    if as_json:
+        print_json(result_as_dict(result))
+    else:
+        typer.echo("\n".join(describe_result(result)))
 
 
 @app.command(name="compare")

@@ -217,6 +217,11 @@ class Run:
         """What more training images would bring."""
         return self.path / "forecast.csv"
 
+    @property
+    def unlike_path(self) -> Path:
+        """How many test images are called unlike the training images."""
+        return self.path / "unlike.csv"
+
     def part_path(self, contender: str, part: str = "holdout") -> Path:
         """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3 of repeat 0."""
         return self.path / "contenders" / contender / part
@@ -367,6 +372,18 @@ class Run:
                 f"make them with: cvpipe run {self.config_path}"
             )
         return frames.read_predictions(path)
+
+    def unlike(self) -> pd.DataFrame:
+        """Load the shares of unlike test images; without rows in runs that did not store them."""
+        numbers = ("flagged_fraction", "low", "high")
+        if not self.unlike_path.exists():
+            return pd.DataFrame(columns=["contender", "score", "images", *numbers, "n"])
+        return _read_numbers(self.unlike_path, numbers, ("n",))
+
+    def unlike_bounds(self, contender: str) -> dict[str, float]:
+        """Load the bound of each score of a contender; empty where none are stored."""
+        path = self.part_path(contender) / "unlike.json"
+        return read_json(path)["bounds"] if path.exists() else {}
 
     @property
     def speeds_path(self) -> Path:

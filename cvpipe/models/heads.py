@@ -77,3 +77,13 @@ def head_of(model: "keras.Model") -> "keras.Model":
     head, softmax = model.get_layer(LOGITS_LAYER), model.get_layer(PROBABILITIES_LAYER)
     features = keras.Input((head.kernel.shape[0],), name="features")
     return keras.Model(features, softmax(head(features)), name="head_alone")
+
+
+def head_weights(model: "keras.Model") -> tuple[np.ndarray, np.ndarray]:
+    """Return the matrix and the vector that make logits of features.
+
+    Returns:
+        `float32` arrays of shape `(num_features, num_classes)` and `(num_classes,)`.
+    """
+    kernel, bias = model.get_layer(LOGITS_LAYER).get_weights()
+    return kernel, bias

@@ -43,6 +43,7 @@ FORECAST_COLUMNS = (
     *("contender", "multiple", "num_train", "accuracy", "low", "high"),
     *("gain", "gain_low", "gain_high", "kind"),
 )
+UNLIKE_COLUMNS = ("contender", "score", "images", "flagged_fraction", "low", "high", "n")
 COMPARED_PROTOCOLS = ("holdout", "kfold")
 VERDICTS = ("better", "worse", "cannot be told apart")
 SEVERITIES = ("error", "warning", "info")
@@ -218,6 +219,8 @@ class ReportContent:
             `"mean"` in the rows that stand for a share. Empty when none were made.
         forecast: What more training images would bring, `FORECAST_COLUMNS`; `multiple` is that
             of the present number. Without rows of a contender that had too few parts.
+        unlike: Shares of the test images that are called unlike the training images,
+            `UNLIKE_COLUMNS`; empty in runs that did not measure them.
     """
 
     run_name: str
@@ -253,6 +256,7 @@ class ReportContent:
     recipes: pd.DataFrame = field(default_factory=partial(_empty_table, FOLD_COLUMNS))
     learning_curve: pd.DataFrame = field(default_factory=partial(_empty_table, CURVE_COLUMNS))
     forecast: pd.DataFrame = field(default_factory=partial(_empty_table, FORECAST_COLUMNS))
+    unlike: pd.DataFrame = field(default_factory=partial(_empty_table, UNLIKE_COLUMNS))
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -274,6 +278,7 @@ def check_content(content: ReportContent) -> ReportContent:
     _check_columns("recipes", content.recipes, FOLD_COLUMNS)
     _check_columns("learning curve", content.learning_curve, CURVE_COLUMNS)
     _check_columns("forecast", content.forecast, FORECAST_COLUMNS)
+    _check_columns("unlike", content.unlike, UNLIKE_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)
     _check_values("protocol of a comparison", content.comparison["protocol"], COMPARED_PROTOCOLS)
     _check_values("severity", content.data.findings["severity"], SEVERITIES)

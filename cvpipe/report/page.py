@@ -52,6 +52,7 @@ from cvpipe.report.wording import (
     costs_sentence,
     folds_sentence,
     openings_sentence,
+    unlike_sentence,
 )
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def render_report(content: ReportContent) -> str:
         decided=decision_section(content.decisions) if content.decisions else None,
         margins=NO_WORSE_MARGINS,
         recipes=in_order(content.recipes, order).to_dict("records"),
+        unlike_text=unlike_sentence(content.unlike, content.chosen),
         tables=build_tables(content, order),
         interval=numbers.format_interval,
         findings=_sorted_findings(content.data.findings),

@@ -137,6 +137,32 @@ def costs_sentence(costs: dict[str, dict[str, float]], num_classes: int) -> str:
     return f"Mean cost per image: {'; '.join(shown)}; a right answer costs nothing."
 
 
+def unlike_sentence(unlike: pd.DataFrame, contender: str) -> str:
+    """Say how many test images are called unlike the training images.
+
+    Args:
+        unlike: Shares of flagged images by `contender` and `score`.
+        contender: The chosen contender.
+
+    Returns:
+        `""` when nothing was measured for it.
+    """
+    rows = unlike[(unlike["contender"] == contender) & (unlike["images"] == "test")]
+    if rows.empty:
+        return ""
+    shares = [
+        f"{format_percent(row['flagged_fraction'])} by {row['score']} "
+        f"(95{SPACE}% interval {format_interval('accuracy', row['low'], row['high'])})"
+        for row in rows.to_dict("records")
+    ]
+    return (
+        f"Of the {format_count(rows['n'].iloc[0])} test images these are called unlike the "
+        f"training images: {'; '.join(shares)}. About 5{SPACE}% are expected: a share far above "
+        "says that the test images differ from those of training. An answer for an image of "
+        "another kind means nothing, however sure it looks."
+    )
+
+
 def openings_sentence(test_openings: int) -> str:
     """Say how often this test split has been looked at and what that means."""
     if test_openings == 1:

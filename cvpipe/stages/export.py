@@ -118,6 +118,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
             }
             for row in rows.itertuples()
         ],
+        **describe_unlike(job, name),
         **({"costs": job.config.evaluate.costs} if job.config.evaluate.costs else {}),
         **decisions_of(job, name),
         "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
@@ -147,6 +148,23 @@ def decisions_of(job: Job, name: str) -> dict[str, Any]:
     """Read the frozen thresholds of a contender; empty in a run that has none."""
     path = job.run.decisions_path(name)
     return {"decisions": read_json(path)} if path.exists() else {}
+
+
+def describe_unlike(job: Job, name: str) -> dict[str, Any]:
+    """Say which answers an app should doubt; nothing where no bound was stored."""
+    bounds = job.run.unlike_bounds(name)
+    if not bounds:
+        return {}
+    rows = job.run.unlike()
+    on_test = rows[(rows["contender"] == name) & (rows["score"] == "probability")].iloc[0]
+    unlike = {
+        "score": "probability",
+        "meaning": "1 minus the largest probability; above the bound an image may be unlike the "
+        "training images",
+        "bound": bounds["probability"],
+        "flagged_fraction_of_test": on_test["flagged_fraction"],
+    }
+    return {"unlike": unlike}
 
 
 def verify_in_fresh_process(bundle: Path, root: Path) -> None:

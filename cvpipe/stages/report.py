@@ -136,6 +136,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         decisions=collect_decisions(run, choice["chosen"]),
         recipes=collect_recipes(run),
         **stored_curve(run),
+        unlike=run.unlike(),
     )
 
 

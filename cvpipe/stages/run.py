@@ -34,6 +34,7 @@ from cvpipe.stages.recipes import backbones_of
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
+from cvpipe.stages.unlike import fit_unlike, measure_unlike
 
 
 def run(
@@ -168,8 +169,10 @@ def run_stages(job: Job, rows: pd.DataFrame) -> None:
                 fit_contender(job, contender, train)
         if not job.run.predictions_path(contender.name, "val").exists():
             predict_split(job, contender, val, "val")
+    fit_unlike(job)  # its bounds are frozen before the test split is opened
     run_evaluation(job)
     run_learning_curve(job)
+    measure_unlike(job)
     run_suspects(job)
     run_export(job)
     run_report(job)

@@ -1,0 +1,109 @@
+"""How well a score tells images of elsewhere from test images, with intervals.
+
+Images of elsewhere are called *foreign*. Test images come in groups, which are drawn whole; each
+foreign image is a group of its own, because nothing is known of it.
+"""
+
+import numpy as np
+
+from cvpipe.errors import InputError
+from cvpipe.evaluation.intervals import (
+    NUM_RESAMPLES,
+    ROUNDING,
+    block_sizes,
+    bootstrap,
+    bootstrap_weights,
+    percentile_interval,
+    wilson_interval,
+)
+from cvpipe.evaluation.metrics import roc_auc
+
+
+def share_with_interval(
+    marked: np.ndarray, groups: np.ndarray, seed: int, num_resamples: int = NUM_RESAMPLES
+) -> tuple[float, float, float]:
+    """Compute the share of images that are marked, with its 95 % interval.
+
+    Args:
+        marked: `bool` array of shape `(n,)`.
+        groups: One group per image, `(n,)`.
+        seed: Seed of the resamples.
+        num_resamples: Number of resamples.
+
+    Returns:
+        Value, low, high. The interval is Wilson's where every image is a group of its own; else
+        that of the clustered bootstrap, or, where it shows no spread, Wilson's of as many trials
+        as there are groups.
+
+    Raises:
+        InputError: There is no image, the numbers of images and groups differ, or there is not
+            one resample.
+    """
+    if not len(marked) or len(marked) != len(groups):
+        raise InputError(
+            f"a share needs one group for each image, but got {len(marked)} images and "
+            f"{len(groups)} groups; pass at least one image."
+        )
+    value = float(marked.mean())
+    num_groups = len(np.unique(groups))
+    low, high = 0.0, 0.0
+    if num_groups < len(marked):
+
+        def share(weights: np.ndarray) -> np.ndarray:
+            return (weights @ marked / weights.sum(axis=1))[:, None]
+
+        resampled = bootstrap(share, groups, num_resamples, np.random.default_rng(seed))
+        low, high = percentile_interval(resampled[:, 0])
+    return _settle(value, low, high, num_groups)
+
+
+def area_with_interval(
+    test_scores: np.ndarray,
+    foreign_scores: np.ndarray,
+    test_groups: np.ndarray,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> tuple[float, float, float]:
+    """Compute the area under the ROC curve of a score, with its 95 % interval.
+
+    The area is the probability that a foreign image has a higher score than a test image, ties
+    counting one half: 1 is a perfect score, 0.5 chance, less than that worse than chance.
+
+    Args:
+        test_scores: Array of shape `(n,)`.
+        foreign_scores: Array of shape `(m,)`.
+        test_groups: One group per test image, `(n,)`.
+        seed: Seed of the resamples.
+        num_resamples: Number of resamples. Both samples are drawn anew each time, each by itself.
+
+    Returns:
+        Value, low, high. Where the bootstrap shows no spread (all foreign images above all test
+        images), the interval is Wilson's of as many trials as the smaller sample has groups.
+
+    Raises:
+        InputError: A sample is empty, or there is not one resample.
+    """
+    if not len(test_scores) or not len(foreign_scores) or num_resamples < 1:
+        raise InputError(
+            f"an area needs images of both kinds and resamples, but got {len(test_scores)} test "
+            f"images, {len(foreign_scores)} foreign ones and {num_resamples} resamples."
+        )
+    scores = np.concatenate([test_scores, foreign_scores]).astype(np.float64)
+    columns = np.column_stack([-scores, scores])
+    is_foreign = np.repeat([0, 1], [len(test_scores), len(foreign_scores)])
+    rng = np.random.default_rng(seed)
+    resampled = []
+    for size in block_sizes(num_resamples, len(scores)):
+        drawn = bootstrap_weights(test_groups, size, rng)
+        foreign = bootstrap_weights(np.arange(len(foreign_scores)), size, rng)
+        resampled.append(roc_auc(is_foreign, columns, np.hstack([drawn, foreign])))
+    value = float(roc_auc(is_foreign, columns))
+    low, high = percentile_interval(np.concatenate(resampled))
+    return _settle(value, low, high, min(len(np.unique(test_groups)), len(foreign_scores)))
+
+
+def _settle(value: float, low: float, high: float, num_groups: int) -> tuple[float, float, float]:
+    """Put Wilson's interval in the place of one without spread; let it hold the value."""
+    if high - low <= ROUNDING:
+        low, high = wilson_interval(value * num_groups, num_groups)
+    return value, min(low, value), max(high, value)
