@@ -298,8 +298,8 @@ def unlike_command(
     from cvpipe.stages.unlike import compare_with_folder, describe_result, result_as_dict
 
     result = compare_with_folder(open_run(path), folder, contender, Terminal(quiet))
-    for image, reason in [] if as_json else result.unreadable:
-        typer.echo(f"left out: {image}: {reason}", err=True)
+    for _, reason in [] if as_json else result.unreadable:
+        typer.echo(f"left out: {reason}", err=True)
     if as_json:
         print_json(result_as_dict(result))
     else:

@@ -41,7 +41,7 @@ def folder(tmp_path):
 def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    commands = "run init fetch audit predict report verify doctor list"
+    commands = "run init fetch audit predict unlike report verify doctor list"
     for name in commands.split():
         assert f" {name} " in out
 
@@ -57,6 +57,7 @@ def test_help_names_every_command(capsys):
         (["list", "feature"], ["'feature'", "'features'"]),
         (["fetch", "brain_mir"], ["brain_mir", "'brain_mri'"]),
         (["predict", "nowhere", "a.jpg"], ["nowhere", "not a run folder"]),
+        (["unlike", "nowhere", "."], ["nowhere", "not a run folder"]),
         (["verify", "nowhere"], ["nowhere", "not a bundle"]),
         (["report", "nowhere"], ["nowhere", "not a run folder"]),
     ],

@@ -94,7 +94,8 @@ def neighbour_distance(
         num_neighbours: Rank of the neighbour; of fewer training images, the farthest.
 
     Returns:
-        `float32` array of shape `(n,)` in [0, 2].
+        `float64` array of shape `(n,)` in [0, 2], so that a table keeps every bit of it; the
+        sums are those of `float32`.
 
     Raises:
         InputError: The rows have another length than those of training, there is no training
@@ -112,7 +113,7 @@ def neighbour_distance(
         )
     rank = min(num_neighbours, len(train_rows))
     rows = unit_rows(features)
-    distances = np.empty(len(rows), dtype=np.float32)
+    distances = np.empty(len(rows))
     size = max(1, BLOCK_VALUES // len(train_rows))
     for start in range(0, len(rows), size):
         similarities = rows[start : start + size] @ train_rows.T

@@ -79,6 +79,14 @@ def head_of(model: "keras.Model") -> "keras.Model":
     return keras.Model(features, softmax(head(features)), name="head_alone")
 
 
+def backbone_of(model: "keras.Model") -> "keras.Model":
+    """Return the part of a model before the head: from images to features.
+
+    It shares the layers of `model`.
+    """
+    return import_keras().Model(model.input, model.get_layer(LOGITS_LAYER).input)
+
+
 def head_weights(model: "keras.Model") -> tuple[np.ndarray, np.ndarray]:
     """Return the matrix and the vector that make logits of features.
 

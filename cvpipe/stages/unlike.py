@@ -31,18 +31,20 @@ from cvpipe.inference.unlike import (
     SCORES,
     bound_of,
     improbability,
+    neighbour_distance,
     score_images,
     unit_rows,
 )
 from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.features import build_embed
 from cvpipe.models.framework import set_threads
-from cvpipe.models.heads import head_weights
+from cvpipe.models.heads import backbone_of, head_weights
 from cvpipe.report.content import UNLIKE_COLUMNS
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.contenders import features_of, load_estimator, load_network, load_predictor
 from cvpipe.stages.evaluate import fix_choice, rows_for_fitting
 from cvpipe.stages.export import contender_to_export
-from cvpipe.stages.features import describe_images
+from cvpipe.stages.features import describe_images, descriptors_of, from_images, join_blocks
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.recipes import classifier_of, feature_names, is_baseline
 from cvpipe.stages.split import rows_of_split
@@ -125,7 +127,7 @@ def fit_scores(job: Job, contender: Contender) -> None:
     )
 
 
-def fit_parts(job: Job, contender: Contender) -> dict[str, np.ndarray]:
+def fit_parts(job: Job, contender: Contender) -> dict[str, Any]:
     """Collect the arrays that the scores of a contender need; see `score_images`."""
     names = feature_names(contender)
     if not names or not set(names) <= set(BACKBONES):
@@ -359,9 +361,24 @@ def find_unlike(path: Path, contender: str, predictions: pd.DataFrame) -> Flags 
     bounds = run.unlike_bounds(name)
     if DEFAULT_SCORE not in bounds:
         return Flags("probability", bounds["probability"], improbable) if bounds else None
-    chosen = next(c for c in run.config().contender if c.name == name)
-    scores = score_files(run, chosen, Path(), predictions["image_id"].tolist(), Nobody())
-    return Flags(DEFAULT_SCORE, bounds[DEFAULT_SCORE], scores[DEFAULT_SCORE])
+    features = describe_files(run, name, [Path(p) for p in predictions["image_id"]])
+    with threadpool_limits(1):
+        values = neighbour_distance(features, load_parts(run, name)["train_rows"])
+    return Flags(DEFAULT_SCORE, bounds[DEFAULT_SCORE], values)
+
+
+def describe_files(run: Run, name: str, paths: Sequence[Path]) -> np.ndarray:
+    """Compute the features of image files by what the run stores, not looking into the cache."""
+    config = run.config()
+    contender = next(c for c in config.contender if c.name == name)
+    rule = decode_rule(config.images, config.data)
+    if isinstance(contender, NetworkContender):
+        # TensorFlow has computed by now, so its number of threads is what it is.
+        backbone = backbone_of(load_network(run.part_path(name) / "model.keras"))
+        size = tuple(backbone.input_shape[1:3])
+        return from_images(build_embed(backbone), size, rule, config.threads)(paths)
+    descriptors = descriptors_of(contender, rule, config.threads)
+    return join_blocks([d.prepare()(paths) for d in descriptors], len(paths))
 
 
 def describe_flags(flags: Flags, images: Sequence[str]) -> str:
@@ -376,23 +393,23 @@ def describe_flags(flags: Flags, images: Sequence[str]) -> str:
 
 def describe_result(result: UnlikeResult) -> list[str]:
     """Write a comparison with a folder as lines for the terminal."""
-    shown = {"score": result.table["score"]}
+    table = result.table
     titles = {"test": "test images", "folder": "folder", "area": "area under the ROC curve"}
+    shown = pd.DataFrame({"score": table["score"]})
     for name, title in titles.items():
-        columns = result.table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
-        shown[title] = [interval_text(*row, as_share=name != "area") for row in columns.tolist()]
+        write = area_text if name == "area" else with_interval
+        figures = table[[name, f"{name}_low", f"{name}_high"]].to_numpy().tolist()
+        shown[title] = [write(value, low, high) for value, low, high in figures]
     left_out = f", {len(result.unreadable)} left out" if result.unreadable else ""
     return [
         f"{result.contender}: called unlike the training images, with 95 % intervals "
         f"({result.num_images} images in the folder{left_out})",
-        *(f"  {line}" for line in aligned(pd.DataFrame(shown))),
+        *(f"  {line}" for line in aligned(shown)),
     ]
 
 
-def interval_text(value: float, low: float, high: float, as_share: bool) -> str:
-    """Write a share in percent, an area as a number, either with its interval."""
-    if as_share:
-        return with_interval(value, low, high)
+def area_text(value: float, low: float, high: float) -> str:
+    """Write an area with its interval."""
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 

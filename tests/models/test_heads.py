@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from cvpipe.models.framework import import_keras
-from cvpipe.models.heads import attach_linear_head, head_of, scale_logits
+from cvpipe.models.heads import (
+    attach_linear_head,
+    backbone_of,
+    head_of,
+    head_weights,
+    scale_logits,
+)
 
 NUM_FEATURES = 4
 
@@ -107,3 +113,12 @@ def test_a_calibration_is_built_into_the_network(backbone, head, images, tmp_pat
     np.testing.assert_allclose(again.predict_on_batch(images), expected, atol=1e-6)
     added = len(model.layers) - len(backbone.layers)
     assert added == (2 if kind == "temperature" else 4)
+
+
+def test_backbone_and_weights_of_a_model_are_those_it_was_made_of(model, backbone, head, images):
+    for found, given in zip(head_weights(model), head, strict=True):
+        assert np.array_equal(found, given)
+    features = backbone_of(model)(images).numpy()
+    assert np.array_equal(features, backbone(images).numpy())
+    logits = features @ head[0] + head[1]
+    assert np.allclose(softmax(logits), model(images).numpy(), atol=1e-6)

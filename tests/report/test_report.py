@@ -23,6 +23,7 @@ from cvpipe.report.content import (
     METRIC_COLUMNS,
     SEVERITIES,
     SUBGROUP_COLUMNS,
+    UNLIKE_COLUMNS,
     ContenderSummary,
     DataSummary,
     Mistake,
@@ -42,7 +43,7 @@ from cvpipe.report.page import (
     render_report,
     subgroup_tables,
 )
-from cvpipe.report.wording import careless_sentence, costs_sentence
+from cvpipe.report.wording import careless_sentence, costs_sentence, unlike_sentence
 
 SITES = [
     *(("holdout", "north", 0.9, 50), ("holdout", "east", 0.7, 30), ("holdout", "", 0.8, 20)),
@@ -1078,3 +1079,30 @@ def test_a_matrix_grows_with_its_classes_and_with_the_longest_name():
     assert (long_width - width, long_height - height) == pytest.approx((2.26, 0.83), abs=0.01)
     assert confusion_size(["x" * 26] * 2) == confusion_size(["x" * 90] * 2)
     assert confusion_size(["no"] * 10)[1] - confusion_size(["no"] * 2)[1] == pytest.approx(2.12)
+
+
+UNLIKE_ROWS = [
+    ("probe", "probability", "test", 0.0625, 0.041, 0.087, 1600),
+    ("probe", "distance", "test", 0.04, 0.021, 0.053, 1600),
+    ("hog", "probability", "test", 0.9, 0.8, 0.95, 1600),
+]
+
+
+def test_the_share_of_unlike_test_images_is_told_among_the_limits():
+    unlike = pd.DataFrame(UNLIKE_ROWS, columns=UNLIKE_COLUMNS)
+    sentence = unlike_sentence(unlike, "probe")
+    assert "Of the 1,600 test images" in sentence.replace("\u202f", ",").replace("\u2009", ",")
+    for share in ("by probability", "by distance"):
+        assert share in sentence
+    assert "hog" not in sentence
+    assert "90" not in sentence
+    limits = render_report(build_content(unlike=unlike)).split('id="limits"')[1].split("</section>")
+    assert html.unescape(limits[0]).count(sentence) == 1
+
+
+def test_a_run_without_scores_of_unlike_images_has_no_such_sentence():
+    none = pd.DataFrame(columns=list(UNLIKE_COLUMNS))
+    assert unlike_sentence(none, "probe") == ""
+    assert "Images of another kind" not in render_report(build_content())
+    with pytest.raises(InputError, match="unlike table of a report lacks the columns"):
+        check_content(build_content(unlike=none.drop(columns="n")))
