@@ -169,8 +169,8 @@ def main() -> None:
     if areas:
         table = pd.DataFrame(areas, columns=["run", "left out", "score", "area"])
         wide = table.pivot_table(index="score", columns=["run", "left out"], values="area")
+        wide.columns = [" ".join(column) for column in wide.columns]
         wide["mean"] = wide.mean(axis=1)
-        wide.columns = [" ".join(column).strip() for column in wide.columns]
         print("\n" + "\n".join(markdown(wide.round(3).astype(str).reset_index())))
 
 
