@@ -9,15 +9,17 @@ image, which a softmax ignores, so a network and a support vector machine are tr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from cvpipe.errors import InputError, check_name
 
-# A float32 softmax that says less has underflowed; the logarithm of 0 is none.
-SMALLEST = float(np.finfo(np.float32).tiny)
+# Of what counts (neighbours, trees), 0 means seen never, not impossible. As in the log loss.
+FLOOR = 1e-7
+# Of a network, every probability above this is a logit, and its export knows no floor.
+NETWORK_FLOOR = float(np.finfo(np.float32).tiny)
 # Slopes stay positive, so that a temperature never turns the order of the classes around.
 SLOPE_BOUNDS = (0.05, 20.0)
 
@@ -29,16 +31,18 @@ class Scaling:
     Attributes:
         slopes: One per class. All equal: one over the temperature.
         offsets: One per class.
+        floor: Smaller probabilities are taken as this: 0 has no logarithm.
     """
 
     slopes: tuple[float, ...]
     offsets: tuple[float, ...]
+    floor: float = FLOOR
 
     def apply(self, probabilities: np.ndarray) -> np.ndarray:
         """Calibrate probabilities of shape `(n, num_classes)`."""
         if self.changes_nothing:
             return probabilities
-        return _softmax(_log(probabilities) * self.slopes + self.offsets)
+        return _softmax(_log(probabilities, self.floor) * self.slopes + self.offsets)
 
     @property
     def changes_nothing(self) -> bool:
@@ -73,7 +77,9 @@ class Isotonic:
 Calibration = Scaling | Isotonic
 
 
-def fit_calibration(method: str, probabilities: np.ndarray, targets: np.ndarray) -> Calibration:
+def fit_calibration(
+    method: str, probabilities: np.ndarray, targets: np.ndarray, floor: float = FLOOR
+) -> Calibration:
     """Fit a calibration on images that the classifier was not fitted on.
 
     *Temperature*: one slope for all classes, which keeps the order of the classes and so every
@@ -91,6 +97,7 @@ def fit_calibration(method: str, probabilities: np.ndarray, targets: np.ndarray)
         method: `"none"`, `"temperature"`, `"vector"` or `"isotonic"`.
         probabilities: `(n, num_classes)`; rows sum to 1.
         targets: Positions of the true classes, `(n,)`.
+        floor: See `Scaling`.
 
     Raises:
         InputError: The method is unknown, or the numbers of rows differ.
@@ -109,7 +116,7 @@ def fit_calibration(method: str, probabilities: np.ndarray, targets: np.ndarray)
         )
     if not len(probabilities) or (probabilities == probabilities[0]).all():
         fit = METHODS["none"]
-    return fit(np.asarray(probabilities, dtype=np.float64), targets)
+    return fit(np.asarray(probabilities, dtype=np.float64), targets, floor)
 
 
 def average_temperatures(calibrations: Sequence[Scaling]) -> Scaling:
@@ -120,62 +127,62 @@ def average_temperatures(calibrations: Sequence[Scaling]) -> Scaling:
     """
     slope = float(np.exp(np.mean([np.log(c.slopes[0]) for c in calibrations])))
     num_classes = len(calibrations[0].slopes)
-    return Scaling((slope,) * num_classes, (0.0,) * num_classes)
+    return Scaling((slope,) * num_classes, (0.0,) * num_classes, calibrations[0].floor)
 
 
 def calibration_to_dict(calibration: Calibration) -> dict[str, Any]:
     """Write a calibration as lists of numbers, for JSON."""
-    names = ("slopes", "offsets") if isinstance(calibration, Scaling) else ("inputs", "outputs")
-    return {name: getattr(calibration, name) for name in names}
+    return asdict(calibration)
 
 
 def calibration_from_dict(values: Mapping[str, Any]) -> Calibration:
     """Read what `calibration_to_dict` wrote; further entries are ignored."""
     if "slopes" in values:
-        return Scaling(tuple(values["slopes"]), tuple(values["offsets"]))
+        return Scaling(tuple(values["slopes"]), tuple(values["offsets"]), values["floor"])
     inputs, outputs = (tuple(map(tuple, values[name])) for name in ("inputs", "outputs"))
     return Isotonic(inputs, outputs)
 
 
-def _fit_none(probabilities: np.ndarray, _: np.ndarray) -> Scaling:
+def _fit_none(probabilities: np.ndarray, _: np.ndarray, floor: float) -> Scaling:
     num_classes = probabilities.shape[1]
-    return Scaling((1.0,) * num_classes, (0.0,) * num_classes)
+    return Scaling((1.0,) * num_classes, (0.0,) * num_classes, floor)
 
 
-def _fit_temperature(probabilities: np.ndarray, targets: np.ndarray) -> Scaling:
+def _fit_temperature(probabilities: np.ndarray, targets: np.ndarray, floor: float) -> Scaling:
     num_classes = probabilities.shape[1]
-    (slope,) = _minimise(probabilities, targets, np.ones((1, num_classes)), num_offsets=0)
-    return Scaling((float(slope),) * num_classes, (0.0,) * num_classes)
+    logs, share = _log(probabilities, floor), np.ones((1, num_classes))
+    (slope,) = _minimise(logs, targets, share, num_offsets=0)
+    return Scaling((float(slope),) * num_classes, (0.0,) * num_classes, floor)
 
 
-def _fit_vector(probabilities: np.ndarray, targets: np.ndarray) -> Scaling:
+def _fit_vector(probabilities: np.ndarray, targets: np.ndarray, floor: float) -> Scaling:
     num_classes = probabilities.shape[1]
-    values = _minimise(probabilities, targets, np.eye(num_classes), num_offsets=num_classes)
+    logs, share = _log(probabilities, floor), np.eye(num_classes)
+    values = _minimise(logs, targets, share, num_offsets=num_classes)
     slopes, offsets = values[:num_classes].tolist(), values[num_classes:].tolist()
-    return Scaling(tuple(slopes), tuple(offsets))
+    return Scaling(tuple(slopes), tuple(offsets), floor)
 
 
 def _minimise(
-    probabilities: np.ndarray, targets: np.ndarray, share: np.ndarray, num_offsets: int
+    logs: np.ndarray, targets: np.ndarray, share: np.ndarray, num_offsets: int
 ) -> np.ndarray:
     """Find slopes and offsets of the smallest penalised log loss, which is strictly convex.
 
     Args:
-        probabilities: `(n, num_classes)`.
+        logs: Logarithms of probabilities, `(n, num_classes)`.
         targets: `(n,)`.
         share: `(num_slopes, num_classes)`: which class has which slope.
         num_offsets: Number of classes, or 0 for none.
     """
     from scipy.optimize import minimize
 
-    logs = _log(probabilities)
-    one_hot = np.eye(probabilities.shape[1])[targets]
+    one_hot = np.eye(logs.shape[1])[targets]
     start = np.concatenate([np.ones(len(share)), np.zeros(num_offsets)])
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         slopes, offsets = values[: len(share)], values[len(share) :]
         fitted = _softmax(logs * (slopes @ share) + (offsets if num_offsets else 0.0))
-        likelihoods = np.maximum((fitted * one_hot).sum(axis=1), SMALLEST)
+        likelihoods = np.maximum((fitted * one_hot).sum(axis=1), NETWORK_FLOOR)
         error = fitted - one_hot
         by_slope = share @ (error * logs).sum(axis=0)
         by_offset = error.sum(axis=0)[:num_offsets]
@@ -189,7 +196,7 @@ def _minimise(
     return np.asarray(result.x)
 
 
-def _fit_isotonic(probabilities: np.ndarray, targets: np.ndarray) -> Isotonic:
+def _fit_isotonic(probabilities: np.ndarray, targets: np.ndarray, _: float) -> Isotonic:
     from sklearn.isotonic import IsotonicRegression
 
     end = 1 / (len(targets) + 2)
@@ -202,7 +209,7 @@ def _fit_isotonic(probabilities: np.ndarray, targets: np.ndarray) -> Isotonic:
     return Isotonic(tuple(inputs), tuple(outputs))
 
 
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Calibration]] = {
+METHODS: dict[str, Callable[[np.ndarray, np.ndarray, float], Calibration]] = {
     "none": _fit_none,
     "temperature": _fit_temperature,
     "vector": _fit_vector,
@@ -210,8 +217,8 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray], Calibration]] = {
 }
 
 
-def _log(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probabilities, SMALLEST))
+def _log(probabilities: np.ndarray, floor: float) -> np.ndarray:
+    return np.log(np.maximum(probabilities, floor))
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -11,11 +11,14 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
+from cvpipe.config import Config, NetworkContender
 from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import compare_predictions
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import read_json, write_json, write_table
 from cvpipe.inference.calibration import (
+    FLOOR,
+    NETWORK_FLOOR,
     Calibration,
     Scaling,
     average_temperatures,
@@ -42,16 +45,16 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame) -> None:
         val: Manifest rows of val, and nothing else.
     """
     raw = read_uncalibrated(job.run, contender, "val", val)
-    method = job.config.evaluate.calibration
+    method, floor = job.config.evaluate.calibration, floor_of(job.config, contender)
     choosing = rows_for_choosing(val)
     halves: list[Scaling] = []
     if choosing.all():
         # Too few images for more than one number, and to set half of them aside.
         method = "none" if method == "none" else "temperature"
-        halves = [_fit(method, raw[half]) for half in both_halves(val)]
+        halves = [_fit(method, raw[half], floor) for half in both_halves(val)]
         calibration: Calibration = average_temperatures(halves)
     else:
-        calibration = _fit(method, raw[~choosing])
+        calibration = _fit(method, raw[~choosing], floor)
     facts = {
         "method": method,
         "num_images": len(val) if halves else int((~choosing).sum()),
@@ -59,6 +62,12 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame) -> None:
         "halves": [calibration_to_dict(half) for half in halves],
     }
     write_json(job.run.fitted_calibration_path(contender), facts)
+
+
+def floor_of(config: Config, name: str) -> float:
+    """Say from where on a contender's probabilities are too small to mean what they say."""
+    contender = next(c for c in config.contender if c.name == name)
+    return NETWORK_FLOOR if isinstance(contender, NetworkContender) else FLOOR
 
 
 def both_halves(val: pd.DataFrame) -> list[np.ndarray]:
@@ -155,9 +164,9 @@ def measure_calibration(job: Job, groups: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(CALIBRATION_COLUMNS))
 
 
-def _fit(method: str, raw: pd.DataFrame) -> Any:
+def _fit(method: str, raw: pd.DataFrame, floor: float) -> Any:
     targets = frames.targets_of(raw["label"], frames.predicted_class_names(raw))
-    return fit_calibration(method, frames.probabilities_of(raw), targets)
+    return fit_calibration(method, frames.probabilities_of(raw), targets, floor)
 
 
 def _with_ends(row: pd.Series) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ from scipy.optimize import minimize, minimize_scalar
 from cvpipe.errors import InputError
 from cvpipe.inference.calibration import (
     METHODS,
+    NETWORK_FLOOR,
     Isotonic,
     Scaling,
     average_temperatures,
@@ -73,9 +74,8 @@ def test_the_temperature_has_the_smallest_penalised_loss():
         return log_loss(softmax(np.log(probabilities) * slope), targets) + (slope - 1) ** 2 / 2
 
     best = minimize_scalar(loss, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-9})
-    assert fit_calibration("temperature", probabilities, targets).slopes[0] == pytest.approx(
-        best.x, abs=1e-5
-    )
+    found = fit_calibration("temperature", probabilities, targets, NETWORK_FLOOR)
+    assert found.slopes[0] == pytest.approx(best.x, abs=1e-5)
 
 
 def test_vector_scaling_has_the_smallest_penalised_loss():
@@ -153,7 +153,8 @@ def test_what_says_nothing_is_left_alone(method, n):
 )
 def test_calibrated_rows_are_probabilities(method, seed, n, num_classes):
     probabilities, targets, _ = draw(n, num_classes, 5.0, seed, spread=20.0)  # some underflow to 0
-    calibration = fit_calibration(method, probabilities, targets)
+    floor = NETWORK_FLOOR
+    calibration = fit_calibration(method, probabilities, targets, floor)
     fitted = calibration.apply(probabilities)
     assert fitted.min() >= 0
     np.testing.assert_allclose(fitted.sum(axis=1), 1.0)
@@ -162,7 +163,6 @@ def test_calibrated_rows_are_probabilities(method, seed, n, num_classes):
         assert (chosen[:, 0] == fitted.max(axis=1)).all()
     # It never does worse than leaving everything alone, on what it was fitted on.
     if method in ("temperature", "vector"):
-        floor = np.finfo(np.float32).tiny
         before = log_loss(np.maximum(probabilities, floor), targets)
         assert log_loss(np.maximum(fitted, floor), targets) <= before + 1e-6
     there_and_back = calibration_from_dict(json.loads(json.dumps(calibration_to_dict(calibration))))
@@ -174,6 +174,15 @@ def test_zeros_of_a_classifier_that_counts_neighbours_do_not_break_it():
     fitted = fit_calibration("temperature", probabilities, np.array([0, 1, 1, 0]))
     assert np.isfinite(fitted.apply(probabilities)).all()
     assert fitted.temperature > 5  # wrong with certainty, once in three
+
+
+def test_what_lies_below_the_floor_is_taken_as_the_floor():
+    halved = Scaling((0.5, 0.5), (0.0, 0.0), floor=0.04)
+    expected = [[1 / 1.2, 0.2 / 1.2]]
+    np.testing.assert_allclose(halved.apply(np.array([[1.0, 0.0]])), expected)
+    # So a floor that is too high loses what a network knows of improbable classes.
+    least = Scaling((0.5, 0.5), (0.0, 0.0), floor=NETWORK_FLOOR)
+    np.testing.assert_allclose(least.apply(np.array([[1.0, 1e-20]]))[0, 1], 1e-10)
 
 
 def test_temperatures_are_averaged_by_their_logarithms():
