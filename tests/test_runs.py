@@ -55,6 +55,7 @@ PATHS = {
     "images_path": "images.csv",
     "duplicates_path": "duplicates.csv",
     "calibration_path": "calibration.csv",
+    "unlike_path": "unlike.csv",
     "manifest_path": "manifest.csv",
     "classes_path": "classes.json",
     "choice_path": "choice.json",

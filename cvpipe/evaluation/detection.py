@@ -9,52 +9,11 @@ import numpy as np
 from cvpipe.errors import InputError
 from cvpipe.evaluation.intervals import (
     NUM_RESAMPLES,
-    ROUNDING,
     block_sizes,
-    bootstrap,
     bootstrap_weights,
-    percentile_interval,
-    wilson_interval,
+    bounded_interval,
 )
 from cvpipe.evaluation.metrics import roc_auc
-
-
-def share_with_interval(
-    marked: np.ndarray, groups: np.ndarray, seed: int, num_resamples: int = NUM_RESAMPLES
-) -> tuple[float, float, float]:
-    """Compute the share of images that are marked, with its 95 % interval.
-
-    Args:
-        marked: `bool` array of shape `(n,)`.
-        groups: One group per image, `(n,)`.
-        seed: Seed of the resamples.
-        num_resamples: Number of resamples.
-
-    Returns:
-        Value, low, high. The interval is Wilson's where every image is a group of its own; else
-        that of the clustered bootstrap, or, where it shows no spread, Wilson's of as many trials
-        as there are groups.
-
-    Raises:
-        InputError: There is no image, the numbers of images and groups differ, or there is not
-            one resample.
-    """
-    if not len(marked) or len(marked) != len(groups):
-        raise InputError(
-            f"a share needs one group for each image, but got {len(marked)} images and "
-            f"{len(groups)} groups; pass at least one image."
-        )
-    value = float(marked.mean())
-    num_groups = len(np.unique(groups))
-    low, high = 0.0, 0.0
-    if num_groups < len(marked):
-
-        def share(weights: np.ndarray) -> np.ndarray:
-            return (weights @ marked / weights.sum(axis=1))[:, None]
-
-        resampled = bootstrap(share, groups, num_resamples, np.random.default_rng(seed))
-        low, high = percentile_interval(resampled[:, 0])
-    return _settle(value, low, high, num_groups)
 
 
 def area_with_interval(
@@ -77,8 +36,8 @@ def area_with_interval(
         num_resamples: Number of resamples. Both samples are drawn anew each time, each by itself.
 
     Returns:
-        Value, low, high. Where the bootstrap shows no spread (all foreign images above all test
-        images), the interval is Wilson's of as many trials as the smaller sample has groups.
+        Value, low, high; see `bounded_interval`, for which the groups of the smaller sample
+        count.
 
     Raises:
         InputError: A sample is empty, or there is not one resample.
@@ -98,12 +57,6 @@ def area_with_interval(
         foreign = bootstrap_weights(np.arange(len(foreign_scores)), size, rng)
         resampled.append(roc_auc(is_foreign, columns, np.hstack([drawn, foreign])))
     value = float(roc_auc(is_foreign, columns))
-    low, high = percentile_interval(np.concatenate(resampled))
-    return _settle(value, low, high, min(len(np.unique(test_groups)), len(foreign_scores)))
-
-
-def _settle(value: float, low: float, high: float, num_groups: int) -> tuple[float, float, float]:
-    """Put Wilson's interval in the place of one without spread; let it hold the value."""
-    if high - low <= ROUNDING:
-        low, high = wilson_interval(value * num_groups, num_groups)
+    num_groups = min(len(np.unique(test_groups)), len(foreign_scores))
+    low, high = bounded_interval(value, np.concatenate(resampled), num_groups)
     return value, min(low, value), max(high, value)

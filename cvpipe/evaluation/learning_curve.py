@@ -22,8 +22,8 @@ from cvpipe.evaluation.intervals import (
     ROUNDING,
     bootstrap,
     percentile_interval,
-    wilson_interval,
 )
+from cvpipe.evaluation.means import mean_with_interval
 from cvpipe.evaluation.scoring import groups_of, sort_labelled
 from cvpipe.frames import match_rows, predicted_labels
 
@@ -163,7 +163,7 @@ def score_curve(
     Returns:
         `share`, `num_train`, `draw`, `accuracy`, `low`, `high`, `n` (test images), the means with
         draw `MEAN` behind the draws of their share, shares rising. The 95 % interval is about the
-        test images: Wilson's where groups are single images, otherwise the clustered bootstrap.
+        test images, see `mean_with_interval`.
 
     Raises:
         InputError: The tables do not hold the same images, or not one per fit.
@@ -175,7 +175,7 @@ def score_curve(
         for draw, members in [*parts, (MEAN, of_share.index.tolist())]:
             num_train = round(float(fits["num_train"].iloc[members].mean()))
             answers = correct[members].mean(axis=0)
-            interval = _accuracy_interval(answers, groups, seed, num_resamples)
+            _, *interval = mean_with_interval(answers, groups, seed, num_resamples)
             rows.append((share, num_train, draw, float(answers.mean()), *interval, len(groups)))
     return pd.DataFrame(
         rows, columns=["share", "num_train", "draw", "accuracy", "low", "high", "n"]
@@ -244,7 +244,7 @@ def forecast_accuracy(
     accuracy = 1 - fit_power_law(sizes, 1 - accuracies[None]).error_at(ahead)[0]
     gains = expected - resampled[:, [present]]
     now = accuracies[present]
-    now_low, now_high = _accuracy_interval(correct[present], groups, seed, num_resamples)
+    _, now_low, now_high = mean_with_interval(correct[present], groups, seed, num_resamples)
     rows = []
     for position, multiple in enumerate(multiples):
         value, gain = float(accuracy[position]), float(accuracy[position] - now)
@@ -289,21 +289,3 @@ def _answers(
     labels = reference["label"].to_numpy()
     correct = [predicted_labels(match_rows(reference, table)) == labels for table in tables]
     return np.array(correct, dtype=np.float64), groups_of(reference["image_id"], groups_by_image_id)
-
-
-def _accuracy_interval(
-    answers: np.ndarray, groups: np.ndarray, seed: int, num_resamples: int
-) -> tuple[float, float]:
-    """Interval for the mean of `answers`, each the share of right answers to an image, `(n,)`."""
-    num_groups = len(np.unique(groups))
-    if num_groups < len(groups):
-        resampled = bootstrap(
-            lambda weights: (weights @ answers / weights.sum(axis=1))[:, None],
-            groups,
-            num_resamples,
-            np.random.default_rng(seed),
-        )
-        low, high = percentile_interval(resampled[:, 0])
-        if high - low > ROUNDING:
-            return min(low, float(answers.mean())), max(high, float(answers.mean()))
-    return wilson_interval(float(answers.mean()) * num_groups, num_groups)

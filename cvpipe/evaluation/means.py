@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cvpipe.evaluation.intervals import ROUNDING, bootstrap, percentile_interval, wilson_interval
+from cvpipe.evaluation.intervals import bootstrap, bounded_interval, clustered_wilson_interval
 
 
 def mean_with_interval(
@@ -16,14 +16,13 @@ def mean_with_interval(
 ) -> tuple[float, float, float]:
     """Average one value per image and give the mean its 95 % interval.
 
-    A share (values of 0 and `largest` alone) of images from different groups has Wilson's
-    interval. Everything else has that of the clustered bootstrap; where this shows no spread,
-    Wilson's takes over, with the number of groups for n, as in `score_predictions`.
+    A share (values of 0 and `largest` alone) has the interval of `clustered_wilson_interval`,
+    everything else that of `bounded_interval`, as in `score_predictions`.
 
     Args:
         values: From 0 to `largest`, `(n,)`; `bool` for a share.
         groups: The group of each image, `(n,)`.
-        seed: Seed of the resamples.
+        seed: Seed of the resamples, which a share does not need.
         num_resamples: Number of bootstrap resamples.
         largest: The largest value that an image could have, above 0.
 
@@ -38,18 +37,15 @@ def mean_with_interval(
     if not len(values):
         return math.nan, math.nan, math.nan
     mean = float(np.mean(values))
-    num_groups = len(np.unique(groups))
-    low = high = math.nan
-    if num_groups < len(values) or not np.isin(values, (0, largest)).all():
+    if np.isin(values, (0, largest)).all():
+        low, high = (largest * end for end in clustered_wilson_interval(values > 0, groups))
+    else:
         resampled = bootstrap(
             lambda weights: (weights @ values / weights.sum(axis=1))[:, None],
             groups,
             num_resamples,
             np.random.default_rng(seed),
         )
-        low, high = percentile_interval(resampled[:, 0])
-    # `not (a > b)` instead of `a <= b`, so that a NaN counts as no spread.
-    if not high - low > ROUNDING:
-        share = min(mean / largest, 1.0)  # but for rounding
-        low, high = (largest * end for end in wilson_interval(share * num_groups, num_groups))
+        num_groups = len(np.unique(groups))
+        low, high = bounded_interval(mean, resampled[:, 0], num_groups, (0.0, largest))
     return mean, min(low, mean), max(high, mean)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from cvpipe.evaluation.intervals import wilson_interval
+from cvpipe.evaluation.intervals import clustered_wilson_interval
 from cvpipe.evaluation.metrics import calibration_bins, is_correct
 from cvpipe.evaluation.scoring import groups_of, sort_labelled
 from cvpipe.frames import predicted_class_names, probabilities_of, targets_of
@@ -24,8 +24,8 @@ def reliability(
 
     Returns:
         One row per bin that holds an image, from unsure to sure: the mean `confidence` (the
-        highest probability), the `accuracy` with Wilson's 95 % interval `low`, `high`, for
-        which the images of a group count as one, and the number of images `n`.
+        highest probability), the `accuracy` with its 95 % interval `low`, `high`, and the
+        number of images `n`.
 
     Raises:
         InputError: As for `score_predictions`.
@@ -48,7 +48,7 @@ def reliability(
     )
     table = []
     for _, images in facts.groupby(calibration_bins(np.asarray(facts["confidence"]))):
-        accuracy, num_groups = float(images["right"].mean()), images["group"].nunique()
-        interval = wilson_interval(accuracy * num_groups, num_groups)
-        table.append((images["confidence"].mean(), accuracy, *interval, len(images)))
+        right = images["right"].to_numpy()
+        ends = clustered_wilson_interval(right, images["group"].to_numpy())
+        table.append((images["confidence"].mean(), right.mean(), *ends, len(images)))
     return pd.DataFrame(table, columns=COLUMNS)

@@ -23,7 +23,8 @@ from cvpipe.data.images import DecodeRule, decode_rule, read_image
 from cvpipe.data.loading import ordered_map
 from cvpipe.data.manifest import is_image_name
 from cvpipe.errors import InputError, check_name
-from cvpipe.evaluation.detection import area_with_interval, share_with_interval
+from cvpipe.evaluation.detection import area_with_interval
+from cvpipe.evaluation.means import mean_with_interval
 from cvpipe.files import atomic_path, read_json, write_json, write_table
 from cvpipe.inference.unlike import (
     DEFAULT_SCORE,
@@ -185,7 +186,7 @@ def flagged_shares(job: Job, name: str, scores: pd.DataFrame, groups: np.ndarray
     rows = []
     for score, bound in job.run.unlike_bounds(name).items():
         flagged = scores[score].to_numpy() > bound
-        share = share_with_interval(flagged, groups, seed, resamples)
+        share = mean_with_interval(flagged, groups, seed, resamples)
         rows.append((name, score, "test", *share, len(scores)))
     return pd.DataFrame(rows, columns=list(UNLIKE_COLUMNS))
 
@@ -246,8 +247,8 @@ def compare_with_folder(
         rows.append(
             (
                 *(score, bound),
-                *share_with_interval(test > bound, groups, *settings),
-                *share_with_interval(foreign > bound, alone, *settings),
+                *mean_with_interval(test > bound, groups, *settings),
+                *mean_with_interval(foreign > bound, alone, *settings),
                 *area_with_interval(test, foreign, groups, *settings),
             )
         )

@@ -6,49 +6,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from cvpipe.errors import InputError
-from cvpipe.evaluation.detection import area_with_interval, share_with_interval
-
-
-def test_share_of_single_images_has_wilsons_interval():
-    marked = np.arange(40) < 3
-    value, low, high = share_with_interval(marked, np.arange(40), seed=0)
-    assert value == 3 / 40
-    assert (low, high) == pytest.approx(proportion_confint(3, 40, method="wilson"))
-
-
-def test_share_of_grouped_images_is_as_a_slow_loop_draws_whole_groups():
-    rng = np.random.default_rng(0)
-    groups = np.repeat(np.arange(30), rng.integers(1, 9, 30))
-    marked = rng.random(30)[groups] < 0.3  # the images of a group agree
-    value, low, high = share_with_interval(marked, groups, seed=1, num_resamples=4000)
-    shares = []
-    for _ in range(4000):
-        drawn = np.concatenate([marked[groups == g] for g in rng.integers(0, 30, 30)])
-        shares.append(drawn.mean())
-    assert value == marked.mean()
-    assert (low, high) == pytest.approx(np.quantile(shares, [0.025, 0.975]), abs=0.02)
-    alone = share_with_interval(marked, np.arange(len(marked)), seed=1)
-    assert high - low > 1.3 * (alone[2] - alone[1])
-
-
-@pytest.mark.parametrize("all_marked", [True, False])
-def test_share_without_spread_has_wilsons_interval_of_the_groups(all_marked):
-    marked = np.full(60, all_marked)
-    _, low, high = share_with_interval(marked, np.repeat(np.arange(20), 3), seed=0)
-    assert (low, high) == pytest.approx(proportion_confint(20 * all_marked, 20, method="wilson"))
-
-
-def test_share_depends_on_the_seed_alone():
-    marked, groups = np.arange(50) % 7 == 0, np.repeat(np.arange(25), 2)
-    one, again, other = (share_with_interval(marked, groups, seed) for seed in (1, 1, 2))
-    assert one == again != other
-
-
-@pytest.mark.parametrize(("num_images", "num_groups"), [(0, 0), (3, 2)])
-def test_share_refuses_images_without_groups(num_images, num_groups):
-    told = f"got {num_images} images and {num_groups} groups; pass at least one image"
-    with pytest.raises(InputError, match=told):
-        share_with_interval(np.zeros(num_images, dtype=bool), np.arange(num_groups), seed=0)
+from cvpipe.evaluation.detection import area_with_interval
 
 
 @settings(deadline=None, max_examples=30)

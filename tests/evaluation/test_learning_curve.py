@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from cvpipe.errors import InputError
-from cvpipe.evaluation.intervals import wilson_interval
+from cvpipe.evaluation.intervals import clustered_wilson_interval, wilson_interval
 from cvpipe.evaluation.learning_curve import (
     FORECAST_COLUMNS,
     fit_power_law,
@@ -173,8 +173,11 @@ def test_points_by_hand():
         [1.0, 40, "mean", 10],
     ]
     np.testing.assert_allclose(table["accuracy"], [0.6, 0.8, 0.7, 0.9, 0.9])
-    for row in table.itertuples():
+    for row in table.drop(index=2).itertuples():
         assert (row.low, row.high) == pytest.approx(wilson_interval(10 * row.accuracy, 10))
+    # The mean of two draws varies less than a share: some images are named rightly in one of them.
+    mean, wilson = table.loc[2], wilson_interval(7, 10)
+    assert wilson[0] < mean["low"] < 0.5 < 0.85 < mean["high"] < wilson[1]
 
 
 def test_points_of_groups_have_the_interval_of_the_metrics():
@@ -194,7 +197,8 @@ def test_perfect_answers_of_groups_have_the_interval_of_their_number():
     groups = {name: f"g{number // 6}" for number, name in enumerate(IMAGES)}
     fits = pd.DataFrame({"share": [1.0], "draw": ["0"], "num_train": [40]})
     point = score_curve(fits, [predictions(np.ones(60))], groups, 0, 100).iloc[0]
-    assert (point["low"], point["high"]) == wilson_interval(10, 10)
+    expected = clustered_wilson_interval(np.full(60, True), np.repeat(np.arange(10), 6))
+    assert (point["low"], point["high"]) == pytest.approx(expected)
 
 
 # The forecast.

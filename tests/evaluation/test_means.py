@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
+from cvpipe.evaluation.intervals import clustered_wilson_interval
 from cvpipe.evaluation.means import mean_with_interval
 
 
@@ -40,12 +41,17 @@ def test_costs_of_two_values_are_a_share_of_the_largest():
     np.testing.assert_allclose((low, high), 20 * np.array(expected), atol=1e-9)
 
 
+def test_a_share_of_groups_has_the_interval_of_the_accuracy():
+    values, groups = np.arange(60) % 7 < 5, np.repeat(np.arange(12), 5)
+    mean, *ends = mean_with_interval(values, groups, 0, 50)
+    assert (mean, tuple(ends)) == (values.mean(), clustered_wilson_interval(values, groups))
+    # Images of one group that agree are worth less than independent ones.
+    _, low, high = mean_with_interval(np.arange(60) < 45, np.repeat(np.arange(12), 5), 0, 50)
+    alone = proportion_confint(45, 60, method="wilson")
+    assert high - low > 1.5 * (alone[1] - alone[0])
+
+
 def test_without_spread_the_groups_count():
-    values, groups = np.ones(12, dtype=bool), np.repeat(np.arange(4), 3)
-    mean, low, high = mean_with_interval(values, groups, 0, 50)
-    expected = proportion_confint(4, 4, method="wilson")
-    np.testing.assert_allclose((mean, low, high), (1.0, *expected), atol=1e-9)
-    # Also a mean that is no share.
     mean, low, high = mean_with_interval(np.full(4, 0.5), np.arange(4), 0, 50)
     expected = proportion_confint(2, 4, method="wilson")
     np.testing.assert_allclose((mean, low, high), (0.5, *expected), atol=1e-9)

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cvpipe.evaluation.intervals import wilson_interval
+from cvpipe.evaluation.intervals import clustered_wilson_interval, wilson_interval
 from cvpipe.evaluation.metrics import calibration_gaps
 from cvpipe.evaluation.reliability import reliability
 
@@ -25,11 +25,13 @@ def test_bins_by_hand():
     assert (bins["low"][1], bins["high"][1]) == wilson_interval(1, 2)
 
 
-def test_the_images_of_a_group_count_as_one():
+def test_the_images_of_a_group_count_as_fewer():
     predictions = table([0.95, 0.96, 0.97], [True, True, True])
     bins = reliability(predictions, dict.fromkeys(predictions["image_id"], "one patient"))
     assert bins["n"].tolist() == [3]
-    assert bins["low"][0] == wilson_interval(1, 1)[0]
+    right, group = np.full(3, True), np.zeros(3, dtype=int)
+    assert bins["low"][0] == clustered_wilson_interval(right, group)[0]
+    assert bins["low"][0] < wilson_interval(3, 3)[0] / 2
 
 
 def test_the_bins_make_up_the_calibration_error():

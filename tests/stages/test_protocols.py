@@ -23,6 +23,7 @@ from cvpipe.files import write_table
 from cvpipe.frames import predicted_labels
 from cvpipe.runs import Run, read_ledger
 from cvpipe.stages import contenders, evaluate, protocols
+from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.evaluate import candidates, careful_protocols, run_evaluation
 from cvpipe.stages.features import describe_images
 from cvpipe.stages.job import Job, Nobody
@@ -429,7 +430,9 @@ def test_the_careless_split_is_predicted_by_a_fit_on_its_own_train(folded):
     share = (train["label"].to_numpy()[nearest] == "NA").mean(axis=1)
     predictions = folded.predictions("test", "pixels_knn", "careless")
     assert predictions["image_id"].tolist() == test["image_id"].tolist()
-    np.testing.assert_allclose(predictions["p_NA"], share)
+    votes = np.stack([1 - share, share], axis=1)
+    calibrated = load_calibration(folded, "pixels_knn").apply(votes)[:, 1]
+    np.testing.assert_allclose(predictions["p_NA"], calibrated)
 
 
 def test_the_table_sets_both_figures_beside_each_other(folded):

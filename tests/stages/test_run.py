@@ -293,7 +293,8 @@ def test_the_stage_hands_only_train_rows_to_fit(run, photos, tmp_path, monkeypat
     stages = importlib.import_module("cvpipe.stages.run")
     monkeypatch.setattr(stages, "fit_contender", lambda job, contender, rows: seen.append(rows))
     monkeypatch.setattr(stages, "predict_split", lambda *_: None)
-    for name in ("run_evaluation", "run_suspects", "run_export", "run_report"):
+    later = ("fit_unlike", "run_evaluation", "run_learning_curve", "measure_unlike")
+    for name in (*later, "run_suspects", "run_export", "run_report"):
         monkeypatch.setattr(stages, name, lambda job: None)
     copy = Run(tmp_path / "runs" / "copy")
     copy.path.mkdir(parents=True)
