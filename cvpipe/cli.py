@@ -269,14 +269,19 @@ def predict_command(
 ) -> None:
     """Print class probabilities of new image files, as CSV or JSON."""
     from cvpipe import frames
+    from cvpipe.stages.decide import decide
     from cvpipe.stages.predict import load
     from cvpipe.stages.unlike import describe_flags, find_unlike
 
-    table = load(path, contender).predict_proba(images)
-    predicted = frames.predicted_labels(table)
+    classifier = load(path, contender)
+    table = classifier.predict_proba(images)
+    answers = {"predicted": list(frames.predicted_labels(table))}
+    if classifier.operating_point:
+        answers["decision"] = decide(table, classifier.operating_point)
     flags = find_unlike(path, contender, table)
     table = table.drop(columns="label").rename(columns={"image_id": "image"})
-    table.insert(1, "predicted", predicted)
+    for position, (name, values) in enumerate(answers.items(), start=1):
+        table.insert(position, name, values)
     if as_json:
         print_json(table.to_dict("records"))
     else:

@@ -476,7 +476,7 @@ def validate_config(
     try:
         # Through JSON, because there a list is the only way to write a tuple, while every
         # other type stays strict: the text "7" is not a seed.
-        return Config.model_validate_json(json.dumps(values))
+        return Config.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         where = f"{source}: " if source else ""
         problems = "; ".join(_explain(e) for e in error.errors())
@@ -514,6 +514,8 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] != "value_error":
         message = f"{message[0].lower()}{message[1:]}, but is {error['input']!r}"
+        if error["type"] == "string_type":
+            message += f"; write it in quotes: '\"{error['input']}\"'"
     return f"{_dotted(location) or 'top level'}: {message}"
 
 

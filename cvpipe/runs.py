@@ -470,10 +470,10 @@ def read_ledger(runs_path: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if tuple(row.values()) != LEDGER_COLUMNS]
 
 
-def count_test_openings(runs_path: Path, test_fingerprint: str) -> int:
-    """Count the configs that have scored a test split."""
+def count_test_openings(runs_path: Path, fingerprints: Sequence[str]) -> int:
+    """Count the configs that have scored any of these sets of images."""
     rows = read_ledger(runs_path)
-    return len({r["config_hash"] for r in rows if r["test_fingerprint"] == test_fingerprint})
+    return len({r["config_hash"] for r in rows if r["test_fingerprint"] in fingerprints})
 
 
 def provenance(

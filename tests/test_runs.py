@@ -521,7 +521,7 @@ def test_git_state(tmp_path, monkeypatch):
 
 def test_ledger(tmp_path):
     assert read_ledger(tmp_path / "runs") == []
-    assert count_test_openings(tmp_path / "runs", "t1") == 0
+    assert count_test_openings(tmp_path / "runs", ["t1"]) == 0
     first = make_run(tmp_path / "runs" / "a", config_of(seed=1))
     again = make_run(tmp_path / "runs" / "a-2", config_of(seed=1))
     other = make_run(tmp_path / "runs" / "b, ü", config_of(seed=2))
@@ -536,9 +536,9 @@ def test_ledger(tmp_path):
     assert rows[0]["config_hash"] == config_hash(config_of(seed=1))
     assert rows[0]["opened"].endswith("+00:00")
     # A config counts once, however often it was run.
-    assert count_test_openings(tmp_path / "runs", "t1") == 2
-    assert count_test_openings(tmp_path / "runs", "t2") == 1
-    assert count_test_openings(tmp_path / "runs", "t3") == 0
+    assert count_test_openings(tmp_path / "runs", ["t1"]) == 2
+    assert count_test_openings(tmp_path / "runs", ["t2"]) == 1
+    assert count_test_openings(tmp_path / "runs", ["t3"]) == 0
     lines = (tmp_path / "runs" / LEDGER_NAME).read_text().splitlines()
     assert lines[0] == "test_fingerprint,config_hash,run,opened"
     assert len(lines) == 5
@@ -549,7 +549,7 @@ def test_ledger_begun_by_two_at_once(tmp_path):
     rows = ["t1,c1,a,now\n", "t1,c2,b,now\n"]
     (tmp_path / LEDGER_NAME).write_text(header + rows[0] + header + rows[1])
     assert [row["run"] for row in read_ledger(tmp_path)] == ["a", "b"]
-    assert count_test_openings(tmp_path, "t1") == 2
+    assert count_test_openings(tmp_path, ["t1"]) == 2
 
 
 def test_no_opening_is_lost_between_processes(tmp_path):
@@ -572,5 +572,5 @@ def test_no_opening_is_lost_between_processes(tmp_path):
         for n in range(num_processes)
     ]
     assert [process.wait() for process in processes] == [0] * num_processes
-    counts = Counter(count_test_openings(tmp_path / f"runs{n}", "t") for n in range(num_ledgers))
+    counts = Counter(count_test_openings(tmp_path / f"runs{n}", ["t"]) for n in range(num_ledgers))
     assert counts == {num_processes: num_ledgers}

@@ -237,15 +237,17 @@ def merge_groups(groups: Sequence[str], clusters: Sequence[str]) -> list[str]:
     return [root_of(group) for group in groups]
 
 
-def first_half(groups: Sequence[str]) -> np.ndarray:
+def first_half(groups: Sequence[str], again: bool = False) -> np.ndarray:
     """Mark the images of half A of val: whole groups, told apart by the hash of their name.
 
     Unlike a random draw this does not depend on which other images there are.
 
     Args:
         groups: Group of each image.
+        again: Divide in another way, so that a half can be halved once more.
 
     Returns:
         `bool` array of shape `(n,)`; about half of it is true.
     """
-    return np.array([hashlib.sha256(group.encode()).digest()[0] % 2 == 0 for group in groups])
+    digests = [hashlib.sha256(group.encode()).digest() for group in groups]
+    return np.array([digest[int(again)] % 2 == 0 for digest in digests])

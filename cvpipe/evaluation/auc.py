@@ -9,10 +9,9 @@ The area is that of `cvpipe.evaluation.metrics.roc_auc`.
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import rankdata, t
 
 from cvpipe.evaluation.intervals import ROUNDING
 
@@ -117,26 +116,27 @@ def auc_difference(
     return area - other_area, math.sqrt(max(variance, 0.0))
 
 
-def normal_p_value(difference: float, standard_error: float) -> float:
-    """Two-sided p-value of a difference that is normal about 0 if there is none.
+def two_sided_p_value(difference: float, standard_error: float, degrees: float = math.inf) -> float:
+    """Two-sided p-value of a difference that scatters about 0 if there is none.
 
     Args:
         difference: The difference; NaN where it cannot be computed.
         standard_error: Its standard error, from 0 to infinity.
+        degrees: Degrees of freedom of Student's t, at least 1; infinite: the normal distribution.
 
     Returns:
         A number in [0, 1]; 1 where there is no difference or none is defined, whatever the
         standard error.
 
     Example:
-        >>> round(normal_p_value(1.96, 1.0), 3), normal_p_value(0.0, 0.0), normal_p_value(0.1, 0.0)
-        (0.05, 1.0, 0.0)
+        >>> [round(two_sided_p_value(1.96, 1.0, degrees), 3) for degrees in (math.inf, 9)]
+        [0.05, 0.082]
     """
     if math.isnan(difference) or abs(difference) <= ROUNDING:
         return 1.0
     if standard_error == 0:
         return 0.0
-    return 2 * NormalDist().cdf(-abs(difference) / standard_error)
+    return float(2 * t.cdf(-abs(difference) / standard_error, degrees))
 
 
 def _components_of_class(positive: np.ndarray, ranks: np.ndarray) -> tuple[float, np.ndarray]:

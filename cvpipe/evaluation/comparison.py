@@ -11,10 +11,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from cvpipe.errors import InputError, check_name
-from cvpipe.evaluation.auc import auc_difference, normal_p_value
+from cvpipe.evaluation.auc import auc_difference, two_sided_p_value
 from cvpipe.evaluation.intervals import (
     CONFIDENCE,
     NUM_RESAMPLES,
@@ -84,17 +84,17 @@ def compare_predictions(
     the predictions do, the interval is the difference plus or minus the upper end of Wilson's
     interval for 0 out of as many as there are groups (of the rarest class, for what is a mean
     over classes): so much could go unseen. The area under the ROC curve has no resamples, which
-    would cost more than all else together: its interval is the difference plus or minus 1.96
-    standard errors by the method of DeLong, for groups of several images Obuchowski's, cut at -1
-    and 1. Without a class of two groups it is all of that.
+    would cost more than all else together: its interval comes from the standard error by the
+    method of DeLong, for groups of several images Obuchowski's, with t for as many groups as the
+    rarest class has, cut at -1 and 1. Where a class has one group only it is all of that.
 
     *p-value*: for accuracy, when each group is a single image, McNemar's exact test on the
     images that only one of the two gets right. Otherwise a permutation test: if the contenders
     were equally good, swapping their predictions on any group of images would change nothing
     that matters, so the difference is ranked among those after random swaps. For means over
     images this is the sign-flip test on the groups' differences; it serves macro F1, which is
-    no such mean, equally well. The area under the ROC curve has the normal test that belongs to
-    its interval.
+    no such mean, equally well. The area under the ROC curve has the t-test that belongs to its
+    interval.
 
     *Verdict*: the p-value decides, after Holm's correction over all contenders, at 5 %. The
     interval shows how large the difference may be and is *not* corrected, so it can leave out
@@ -110,7 +110,9 @@ def compare_predictions(
     spread, the half-width of the interval is taken for 1.96 of it. This is an approximation,
     and a kind one where few images make the difference.
 
-    *No worse*: for accuracy, whether the interval shows that no more than the margin is lost.
+    *No worse*: for accuracy, whether the interval shows that no more than the margin is lost. The
+    interval counts as at least as wide as where nothing differs in any resample: with a few
+    images that only the contender gets right, losses could have gone unseen.
 
     Args:
         reference_name: The contender all others are compared with.
@@ -169,7 +171,9 @@ def compare_predictions(
         _detectable(*row, int(groups.max()) + 1, level)
         for row in zip(result["standard_error"], result["upper"], strict=True)
     ]
-    shown = np.where(result["low"] >= -margin - ROUNDING, "shown", "not shown")
+    # A contender that lost no image here has a percentile end of 0, but losses could go unseen.
+    least = np.minimum(result["low"], result["difference"] - result["slack"])
+    shown = np.where(least >= -margin - ROUNDING, "shown", "not shown")
     result["no_worse"] = np.where(result["metric"] == "accuracy", shown, "")
     return result[COLUMNS]
 
@@ -283,7 +287,8 @@ def _compare_pair(
         share = slack_of_classes if metrics[metric].over_classes else slack
         interval = _interval_and_error(value, column, share, metrics[metric].upper)
         figures.append((metric, value, p_value, *interval))
-    figures.append(("roc_auc", *_compare_areas(targets, ours, theirs, groups, slack_of_classes)))
+    areas = (targets, ours, theirs, groups)
+    figures.append(("roc_auc", *_compare_areas(*areas, slack_of_classes)))
     columns = ["metric", "difference", "p_value", "low", "high", "standard_error"]
     result = pd.DataFrame(figures, columns=columns)
     others = [None] * len(names)
@@ -293,6 +298,7 @@ def _compare_pair(
         only_contender_right=pd.array([only_ours, *others], dtype="Int64"),
         only_reference_right=pd.array([only_theirs, *others], dtype="Int64"),
         n=len(reference),
+        slack=slack,
         upper=[metrics[metric].upper for metric in result["metric"]],
     )
 
@@ -379,12 +385,20 @@ def _interval_and_error(
 def _compare_areas(
     targets: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, slack: float
 ) -> tuple[float, float, float, float, float]:
-    """Difference of the areas under the ROC curves, p-value, interval and standard error."""
+    """Difference of the areas under the ROC curves, p-value, interval and standard error.
+
+    The standard error is that of a normal distribution with this interval.
+    """
     difference, error = auc_difference(targets, ours, theirs, groups)
+    # The variance is estimated from as few values as the rarest class has groups.
+    degrees = max(_smallest_class(targets, groups) - 1, 1)
+    half_width = float(t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
+    p_value = two_sided_p_value(difference, error, degrees)
     if error <= ROUNDING:
-        error = slack / Z
-    low, high = max(difference - Z * error, -1.0), min(difference + Z * error, 1.0)
-    return difference, normal_p_value(difference, error), low, high, error
+        half_width = slack
+        p_value = two_sided_p_value(difference, slack / Z)
+    low, high = max(difference - half_width, -1.0), min(difference + half_width, 1.0)
+    return difference, p_value, low, high, half_width / Z
 
 
 def _smallest_class(targets: np.ndarray, groups: np.ndarray) -> int:

@@ -12,6 +12,7 @@ from cvpipe.evaluation.intervals import (
     block_sizes,
     bootstrap_weights,
     bounded_interval,
+    effective_groups,
 )
 from cvpipe.evaluation.metrics import roc_auc
 
@@ -57,6 +58,7 @@ def area_with_interval(
         foreign = bootstrap_weights(np.arange(len(foreign_scores)), size, rng)
         resampled.append(roc_auc(is_foreign, columns, np.hstack([drawn, foreign])))
     value = float(roc_auc(is_foreign, columns))
-    num_groups = min(len(np.unique(test_groups)), len(foreign_scores))
-    low, high = bounded_interval(value, np.concatenate(resampled), num_groups)
+    samples = (np.asarray(test_groups), np.arange(len(foreign_scores)))
+    smaller = min(samples, key=effective_groups)
+    low, high = bounded_interval(value, np.concatenate(resampled), smaller)
     return value, min(low, value), max(high, value)

@@ -2,7 +2,7 @@
 
 A proportion has Wilson's interval. Images of one group (a patient, a cluster of near-duplicates)
 are not independent evidence, so the images are counted as the number of independent ones that
-would tell as much. Everything else has a percentile interval of a clustered bootstrap: whole
+would tell as much. Of everything else a clustered bootstrap says how many images it is worth: whole
 groups are drawn with replacement. Groups of one image each make it the ordinary bootstrap.
 
 How often the intervals hold the truth is simulated by `benchmarks/coverage.py`; the figures
@@ -174,10 +174,30 @@ def clustered_wilson_interval(
     return wilson_interval(share * effective, effective, confidence)
 
 
+def effective_groups(groups: np.ndarray) -> float:
+    """Count the groups of equal size that a mean over images of these groups is worth.
+
+    Args:
+        groups: One group per image, `(n,)`, of any sortable type.
+
+    Returns:
+        At most the number of groups, and exactly that when all are of one size; 0 for no image.
+
+    Example:
+        >>> effective_groups(np.array([1, 1, 2, 2])), effective_groups(np.array([1, 1, 1, 2]))
+        (2.0, 1.6)
+
+    References:
+        Kish, "Survey Sampling", 1965, section 11.7 (the variance with unequal weights).
+    """
+    sizes = np.unique(groups, return_counts=True)[1].astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
+
+
 def bounded_interval(
     value: float,
     resampled: np.ndarray,
-    num_groups: int,
+    groups: np.ndarray,
     bounds: tuple[float, float] = (0.0, 1.0),
     confidence: float = CONFIDENCE,
 ) -> tuple[float, float]:
@@ -189,15 +209,15 @@ def bounded_interval(
     mistakes in the sample mean few in every resample: where an area under the curve of .98 was
     measured on few groups, it held the truth in 79 % of samples only.
 
-    It is never that of fewer images than there are groups: of all variables between two ends that
-    have a given mean, the one that takes only the ends varies most. That is also what remains
-    when the resampled values are all the same, where the bootstrap sees no spread although
-    there is some.
+    It is never that of fewer images than there are groups, or of unequal groups than their
+    effective number: of all variables between two ends that have a given mean, the one that takes
+    only the ends varies most. That is also what remains when the resampled values are all the
+    same, where the bootstrap sees no spread although there is some.
 
     Args:
         value: The figure itself.
         resampled: The same for each resample, `(num_resamples,)`; NaN is left out.
-        num_groups: Number of groups behind the figure.
+        groups: The group of each image behind the figure, of any sortable type.
         bounds: Smallest and largest value that it can have.
         confidence: Share of samples whose interval is to hold the true figure, in (0, 1).
 
@@ -219,12 +239,13 @@ def bounded_interval(
     share = min(max((value - lower) / (upper - lower), 0.0), 1.0)  # but for rounding
     values = resampled[np.isfinite(resampled)]
     spread = float(values.std()) if len(values) else 0.0
-    effective = float(num_groups)
+    num_groups, least = len(np.unique(groups)), effective_groups(groups)
+    effective = least
     if spread > ROUNDING:
         # Resamples of m groups vary (m - 1) / m times as much as samples do.
         variance = (spread / (upper - lower)) ** 2 * num_groups / max(num_groups - 1, 1)
-        as_varied = share * (1 - share) / variance * _t_shrinkage(num_groups, confidence)
-        effective = max(effective, as_varied)
+        as_varied = share * (1 - share) / variance * _t_shrinkage(least, confidence)
+        effective = max(least, as_varied)
     low, high = wilson_interval(share * effective, effective, confidence)
     return lower + (upper - lower) * low, lower + (upper - lower) * high
 
@@ -404,7 +425,7 @@ def _scatter_of_groups(hits: np.ndarray, sizes: np.ndarray) -> float:
     return float(scatter / (n * proportion * (1 - proportion)))
 
 
-def _t_shrinkage(num_groups: int, confidence: float) -> float:
+def _t_shrinkage(num_groups: float, confidence: float) -> float:
     """Factor on the number of images that makes Wilson's normal quantile one of t."""
     t = float(stdtrit(max(num_groups - 1, 1), (1 + confidence) / 2))
     return (NormalDist().inv_cdf((1 + confidence) / 2) / t) ** 2

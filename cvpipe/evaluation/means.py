@@ -46,6 +46,5 @@ def mean_with_interval(
             num_resamples,
             np.random.default_rng(seed),
         )
-        num_groups = len(np.unique(groups))
-        low, high = bounded_interval(mean, resampled[:, 0], num_groups, (0.0, largest))
+        low, high = bounded_interval(mean, resampled[:, 0], groups, (0.0, largest))
     return mean, min(low, mean), max(high, mean)

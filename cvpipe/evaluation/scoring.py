@@ -17,6 +17,7 @@ from cvpipe.evaluation.intervals import (
     bootstrap,
     bounded_interval,
     clustered_wilson_interval,
+    effective_groups,
     percentile_interval,
 )
 from cvpipe.evaluation.metrics import (
@@ -103,7 +104,7 @@ def score_predictions(
     ):
         metric = (metrics | CLASS_METRICS)[name]
         images = _images_behind(name, label, rows)
-        num_groups = len(np.unique(rarest_class if metric.over_classes else groups[images]))
+        evidence = rarest_class if metric.over_classes else groups[images]
         if metric.is_proportion:
             interval = clustered_wilson_interval(successes[name, label][images], groups[images])
         elif is_constant and np.isfinite(column).any():
@@ -111,7 +112,7 @@ def score_predictions(
         elif name == "ece" and np.ptp(column) > ROUNDING:
             interval = absolute_sum_interval(values[first_gap:], resampled[:, first_gap:])
         else:
-            interval = bounded_interval(value, column, num_groups, (metric.lower, metric.upper))
+            interval = bounded_interval(value, column, evidence, (metric.lower, metric.upper))
         low, high = min(interval[0], value), max(interval[1], value)
         table.append((name, label, value, low, high, int(images.sum())))
     return pd.DataFrame(table, columns=COLUMNS)
@@ -195,6 +196,6 @@ def _successes(
 
 
 def _groups_of_rarest_class(targets: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Groups of the images of the class that has the fewest groups, but at least one."""
+    """Groups of the images of the class whose groups are worth the fewest; it has one at least."""
     of_classes = [groups[targets == target] for target in np.unique(targets)]
-    return min(of_classes, key=lambda members: len(np.unique(members)))
+    return min(of_classes, key=effective_groups)

@@ -111,7 +111,7 @@ def decisions_paragraph(decisions: Mapping[str, Any]) -> str:
     elif point:
         rule = (
             f"Call an image `{point['positive']}` when its probability is at least "
-            f"{point['threshold']:.6g} (goal: {point['goal']}). "
+            f"{point['threshold']:.6g} (goal: {point['goal']}; 0 means every image, 2 none). "
         )
     return f"""`decisions` of `bundle.json` has thresholds that were fitted on validation images \
 and frozen before the test. {rule}To answer only when sure, leave an image to a person when its \

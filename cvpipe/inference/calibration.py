@@ -18,7 +18,8 @@ from cvpipe.errors import InputError, check_name
 
 # Of what counts (neighbours, trees), 0 means seen never, not impossible. As in the log loss.
 FLOOR = 1e-7
-# Of a network, every probability above this is a logit, and its export knows no floor.
+# An exported network scales its logits, and knows no floor. Its softmax in float32 is exact down
+# to here; only where logits are more than 87 apart do the two differ, and the parity check sees it.
 NETWORK_FLOOR = float(np.finfo(np.float32).tiny)
 # Slopes stay positive, so that a temperature never turns the order of the classes around.
 SLOPE_BOUNDS = (0.05, 20.0)

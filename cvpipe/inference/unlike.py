@@ -156,7 +156,7 @@ def bound_of(scores: np.ndarray, flagged_fraction: float = FLAGGED_FRACTION) -> 
     of images.
 
     Args:
-        scores: Scores of images that nothing was fitted to, `(n,)`.
+        scores: Scores of images that the classifier was not fitted to, `(n,)`.
         flagged_fraction: The share, in (0, 1).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Accuracy against cost: is a better contender worth its time?"""
+"""Accuracy against time: is a better contender worth its time?"""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe.plots.charts import CHOSEN, INK, LINE, MUTED, OTHER
-from cvpipe.plots.numbers import shorten
+from cvpipe.plots.numbers import format_rate, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ LINE_INCHES, MARGIN_INCHES = 0.19, 0.8
 def cost_plot_size(names: Sequence[str]) -> tuple[float, float]:
     """Choose width and height in inches so that every name has a line of its own."""
     longest = max(len(shorten(name, MAX_NAME_LENGTH)) for name in names)
-    return 2.9 + 0.08 * longest, max(3.4, MARGIN_INCHES + LINE_INCHES * len(names))
+    return 3.5 + 0.08 * longest, max(3.4, MARGIN_INCHES + LINE_INCHES * len(names))
 
 
 def plot_accuracy_against_cost(
@@ -67,7 +67,7 @@ def plot_accuracy_against_cost(
     height = ax.figure.bbox.height / ax.figure.dpi  # in inches
     lines = spread(levels, LINE_INCHES / (height - MARGIN_INCHES))
     ax.hlines(value, times, ax.get_xlim()[1], colors=LINE, linewidth=0.8, zorder=0)
-    for name, level, line in zip(names, levels, lines, strict=True):
+    for name, time, level, line in zip(names, times, levels, lines, strict=True):
         ax.plot(
             [1, 1.05],
             [level, line],
@@ -79,7 +79,7 @@ def plot_accuracy_against_cost(
         ax.text(
             1.065,
             line,
-            shorten(name, MAX_NAME_LENGTH),
+            f"{shorten(name, MAX_NAME_LENGTH)}  {format_rate(time)}\u00a0ms",
             va="center",
             fontsize=9,
             color=MUTED if name in baselines else INK,

@@ -5,6 +5,8 @@ from cvpipe.plots.numbers import format_interval, format_metric
 from cvpipe.plots.svg import build_panels, figure_to_svg
 from cvpipe.report.content import ReportContent
 
+# The Brier score tells the same; it stands in calibration.csv.
+SHOWN = ("ece", "log_loss")
 # Nearer to 1 than this, and a reader would look for a change that is not there.
 NEAR_ONE = 0.05
 
@@ -20,7 +22,7 @@ def calibration_rows(content: ReportContent, order: list[str]) -> list[dict]:
         rows = by_name[name]
         figures = {
             metric: [_value(metric, row, when) for when in ("before", "after")]
-            for metric, row in rows.iterrows()
+            for metric, row in rows.loc[list(SHOWN)].iterrows()
         }
         first = rows.iloc[0]
         line = {"contender": name, "method": first["method"], "figures": figures}

@@ -211,6 +211,7 @@ class ReportContent:
         reliability: Of the chosen contender, `"before"` and `"after"` calibration: columns
             `confidence`, `accuracy`, `low`, `high`, `n`, one row per bin; empty like
             `calibration`.
+        small_val: Whether val was too small to set half of it aside for calibration.
         decisions: What the chosen contender may decide; `None` where nothing was frozen.
         recipes: What the folds say of each recipe, `FOLD_COLUMNS`: the mean over the folds and
             the difference to the chosen one, with intervals for another training set. Empty
@@ -252,6 +253,7 @@ class ReportContent:
     costs: dict[str, dict[str, float]] = field(default_factory=dict)
     calibration: pd.DataFrame = field(default_factory=partial(_empty_table, CALIBRATION_COLUMNS))
     reliability: dict[str, pd.DataFrame] = field(default_factory=dict)
+    small_val: bool = False
     decisions: Decisions | None = None
     recipes: pd.DataFrame = field(default_factory=partial(_empty_table, FOLD_COLUMNS))
     learning_curve: pd.DataFrame = field(default_factory=partial(_empty_table, CURVE_COLUMNS))

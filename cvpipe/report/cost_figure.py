@@ -1,4 +1,4 @@
-"""The figure of accuracy against cost, for every page that shows contenders."""
+"""The figure of accuracy against time, for every page that shows contenders."""
 
 from collections.abc import Collection
 

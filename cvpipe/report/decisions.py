@@ -3,6 +3,7 @@
 The frozen thresholds and the tables of what they do on test flow in; the caller has read them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,8 +96,13 @@ class DecisionSection:
     rows: list[tuple[str, list[tuple[str, str, str, str]], str]]
 
 
-def decision_section(decisions: Decisions) -> DecisionSection:
-    """Write the section of what was frozen."""
+def decision_section(decisions: Decisions, plainly: Mapping[str, float]) -> DecisionSection:
+    """Write the section of what was frozen.
+
+    Args:
+        decisions: What was frozen, and what it does on test.
+        plainly: Test figures of naming the most probable class, by metric.
+    """
     fitted_on = decisions.frozen["fitted_on"]
     fitted = (
         f"All thresholds were fitted on {format_count(fitted_on['num_images'])} validation images "
@@ -104,11 +110,16 @@ def decision_section(decisions: Decisions) -> DecisionSection:
         f"with 95{SPACE}% intervals in brackets or small print."
     )
     if fitted_on["also_made_the_choice"]:
-        fitted += " There are few validation images, so the same ones also made the choice."
+        fitted += (
+            " There are too few validation images (or groups, or images of a class) to halve them, "
+            "so the same ones also made the choice."
+        )
     classes = decisions.conformal["label"].nunique() - 1
     return DecisionSection(
         fitted=fitted,
-        point=point_sentence(decisions.frozen["operating_point"], decisions.operating_points),
+        point=point_sentence(
+            decisions.frozen["operating_point"], decisions.operating_points, plainly
+        ),
         curve=curve_caption(decisions),
         sets=sets_sentence(decisions.frozen["prediction_sets"]),
         sets_caption="Prediction sets on the test images: how often they hold the true class, "
@@ -124,17 +135,21 @@ def decision_section(decisions: Decisions) -> DecisionSection:
     )
 
 
-def point_sentence(point: dict[str, Any], rows: pd.DataFrame) -> str:
+def point_sentence(point: dict[str, Any], rows: pd.DataFrame, plainly: Mapping[str, float]) -> str:
     """Say what the operating point is, and what it does on the test images.
 
     Args:
         point: The frozen operating point; empty without a goal.
         rows: Its figures, `OPERATING_COLUMNS`.
+        plainly: Test figures of naming the most probable class, by metric.
     """
     if not point:
         return ""
     figures = [f"{FIGURES[row['figure']]} {_with_interval(row)}" for row in rows.to_dict("records")]
     text = f"{rule_sentence(point)} On the test images: {', '.join(figures)}."
+    if point["goal"] == "cost":
+        accuracy, cost = (format_metric(name, plainly[name]) for name in ("accuracy", "cost"))
+        text += f" By naming the most probable class: accuracy {accuracy}, mean cost {cost}."
     verdicts = [met for met in rows["goal_met"] if met]
     if verdicts:
         text += (

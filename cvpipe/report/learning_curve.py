@@ -6,6 +6,7 @@ import pandas as pd
 
 from cvpipe.plots.learning_curve import plot_learning_curve
 from cvpipe.plots.numbers import (
+    SPACE,
     format_count,
     format_difference,
     format_interval,
@@ -24,12 +25,14 @@ class CurveSection:
     Attributes:
         contender: Name of the contender.
         text: The answer.
+        further: What is less sure; `""` without a forecast.
         figure: SVG; the measured points, and the forecast if there is one.
         rows: Title, images, accuracy and interval, each as text, of every size.
     """
 
     contender: str
     text: str
+    further: str
     figure: str
     rows: list[tuple[str, str, str, str]]
 
@@ -68,27 +71,44 @@ def _section(name: str, curve: pd.DataFrame, forecast: pd.DataFrame) -> CurveSec
         f"{title} with {images} {value} ({interval})" for title, images, value, interval in cells
     ]
     description = f"Test accuracy of {name} by number of training images: {'; '.join(parts)}"
-    text = forecast_sentence(name, forecast) if len(doubled) else too_few_sentence(name, measured)
-    return CurveSection(name, text, figure_to_svg(figure, description), cells)
+    if len(doubled):
+        now = float(measured["accuracy"].iloc[-1])
+        text, further = forecast_sentence(name, now, forecast), further_sentence(forecast)
+    else:
+        text, further = too_few_sentence(name, measured), ""
+    return CurveSection(name, text, further, figure_to_svg(figure, description), cells)
 
 
-def forecast_sentence(name: str, forecast: pd.DataFrame) -> str:
+def forecast_sentence(name: str, now: float, forecast: pd.DataFrame) -> str:
     """Say what twice as many training images can be expected to bring.
 
     Args:
         name: Name of the contender.
-        forecast: Its rows, among them those of twice and four times the present number.
+        now: Its accuracy with all training images.
+        forecast: Its rows, among them that of twice the present number.
+    """
+    row = forecast.set_index("multiple").loc[2.0]
+    return (
+        f"With twice the training images the accuracy of {name}, {format_percent(now)} now, is "
+        f"expected at {format_percent(row['accuracy'])} (95{SPACE}% interval "
+        f"{format_interval('accuracy', row['low'], row['high'])}): {_verdict(row)}."
+    )
+
+
+def further_sentence(forecast: pd.DataFrame) -> str:
+    """Say how sure the gain is, and what lies further ahead.
+
+    Args:
+        forecast: Rows of a contender, among them those of twice and four times the present number.
     """
     rows = forecast.set_index("multiple")
     row, far = rows.loc[2.0], rows.loc[4.0]
     return (
-        f"With twice the training images the accuracy of {name} is expected at "
-        f"{format_percent(row['accuracy'])} "
-        f"({format_interval('accuracy', row['low'], row['high'])}), a gain of "
-        f"{format_difference('accuracy', row['gain'])} "
-        f"({format_interval('accuracy', row['gain_low'], row['gain_high'])}): "
-        f"{_verdict(row)}. With four times as many it would be "
-        f"{format_percent(far['accuracy'])} "
+        f"That is {format_difference('accuracy', row['gain'])} "
+        f"({format_interval('accuracy', row['gain_low'], row['gain_high'])}) above what was "
+        "measured; in trials this interval held in five of six cases only, and where the measured "
+        "accuracy lies off the curve, part of the difference is chance. With four times as many "
+        f"images it would be {format_percent(far['accuracy'])} "
         f"({format_interval('accuracy', far['low'], far['high'])}), but nothing that was measured "
         "supports a figure so far ahead."
     )

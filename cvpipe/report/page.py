@@ -44,7 +44,7 @@ from cvpipe.report.content import (
     overall_accuracies,
 )
 from cvpipe.report.cost_figure import cost_figure
-from cvpipe.report.decisions import decision_section, risk_coverage_figure
+from cvpipe.report.decisions import DecisionSection, decision_section, risk_coverage_figure
 from cvpipe.report.learning_curve import curve_sections
 from cvpipe.report.wording import (
     careless_sentence,
@@ -126,7 +126,7 @@ def render_report(content: ReportContent) -> str:
         order=order,
         contenders={contender.name: contender for contender in content.contenders},
         headline=_headline(content),
-        outcomes=comparison_outcomes(comparisons["holdout"]),
+        outcomes=comparison_outcomes(comparisons["kfold" if content.folds else "holdout"]),
         comparisons=comparisons,
         baselines=baseline_names(content),
         folds_text=_folds_text(content),
@@ -137,7 +137,7 @@ def render_report(content: ReportContent) -> str:
         openings=openings_sentence(content.test_openings),
         calibration=calibration_rows(content, order),
         calibration_text=calibration_sentence(content),
-        decided=decision_section(content.decisions) if content.decisions else None,
+        decided=_decided(content),
         margins=NO_WORSE_MARGINS,
         recipes=in_order(content.recipes, order).to_dict("records"),
         unlike_text=unlike_sentence(content.unlike, content.chosen),
@@ -335,7 +335,7 @@ def build_tables(content: ReportContent, order: list[str]) -> dict[str, MetricTa
         "careless": arrange(careless, everything),
         "classes": metric_table(per_class, ["label"], CLASS_METRICS),
         "further": arrange(
-            content.metrics[~elsewhere],
+            content.metrics[~elsewhere].assign(repeat=lambda rest: rest["repeat"] + 1),
             everything,
             ("contender", "protocol", "repeat", "split", "view"),
         ),
@@ -408,11 +408,29 @@ def _headline(content: ReportContent) -> dict[str, str]:
     }
 
 
+def _decided(content: ReportContent) -> DecisionSection | None:
+    if content.decisions is None:
+        return None
+    test = headline_metrics(content, "test")
+    rows = test[(test["contender"] == content.chosen) & (test["label"] == "")]
+    return decision_section(
+        content.decisions, dict(zip(rows["metric"], rows["value"], strict=True))
+    )
+
+
 def _folds_text(content: ReportContent) -> str:
     if not content.folds:
         return ""
     accuracies = overall_accuracies(content, "kfold").set_index("contender")
-    return folds_sentence(content.folds, content.chosen, accuracies.loc[content.chosen])
+    rows = content.metrics
+    repeats = rows[
+        (rows["protocol"] == "kfold")
+        & (rows["contender"] == content.chosen)
+        & (rows["metric"] == "accuracy")
+        & (rows["label"] == "")
+    ].sort_values("repeat")["value"]
+    accuracy = accuracies.loc[content.chosen]
+    return folds_sentence(content.folds, content.chosen, accuracy, repeats.tolist())
 
 
 def _split_figure(content: ReportContent, order: list[str]) -> str:

@@ -1,6 +1,7 @@
 """The answer of a run in words: who is better, worse, or cannot be told apart."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -58,8 +59,21 @@ def _other_verdicts(comparison: pd.DataFrame, shown: dict) -> str:
         (comparison["contender"] == shown["contender"])
         & ~comparison["verdict"].isin([shown["verdict"], "cannot be told apart"])
     ]
-    texts = [f"{row['verdict']} by {metric_title(row['metric'])}" for _, row in rows.iterrows()]
+    texts = [
+        f"{verdict} by {listed([metric_title(metric) for metric in metrics])}"
+        for verdict, metrics in rows.groupby("verdict", sort=False)["metric"]
+    ]
     return f"; it is {' and '.join(texts)}" if texts else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Write names as people do.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return " and ".join([*([", ".join(names[:-1])] if names[:-1] else []), names[-1]])
 
 
 def _outcome_text(row: dict, metric: str) -> str:
@@ -79,20 +93,31 @@ def _outcome_text(row: dict, metric: str) -> str:
     return text
 
 
-def folds_sentence(folds: int, chosen: str, accuracy: pd.Series) -> str:
+def folds_sentence(
+    folds: int, chosen: str, accuracy: pd.Series, of_repeats: Sequence[float] = ()
+) -> str:
     """Say what k-fold found for the recipe of the chosen contender.
 
     Args:
         folds: Number of folds.
         chosen: The chosen contender.
         accuracy: Its row of the metrics, with `value`, `low`, `high` and `n`.
+        of_repeats: Its accuracy in each division into folds, this one first.
     """
+    repeats = ""
+    if len(of_repeats) > 1:
+        least, most = (format_percent(ends(of_repeats)) for ends in (min, max))
+        repeats = (
+            f" This is the first of {len(of_repeats)} divisions into folds, which give {least} to "
+            f"{most}."
+        )
     interval = format_interval("accuracy", accuracy["low"], accuracy["high"])
     return (
         f"Over {folds} folds, with every one of the {format_count(accuracy['n'])} images scored "
         f"once by a model that had not seen its group, the recipe of {chosen} names "
         f"{format_percent(accuracy['value'])} correctly"
         + (f" (95{SPACE}% interval {interval})." if interval else ".")
+        + repeats
     )
 
 
@@ -159,14 +184,19 @@ def unlike_sentence(unlike: pd.DataFrame, contender: str) -> str:
         f"Of the {format_count(rows['n'].iloc[0])} test images these are called unlike the "
         f"training images: {'; '.join(shares)}. About 5{SPACE}% are expected: a share far above "
         "says that the test images differ from those of training. An answer for an image of "
-        "another kind means nothing, however sure it looks."
+        "another kind means nothing, however sure it looks"
+        + (
+            ", and the probability often does not show it: do not rely on this score alone."
+            if set(rows["score"]) == {"probability"}
+            else "."
+        )
     )
 
 
 def openings_sentence(test_openings: int) -> str:
     """Say how often this test split has been looked at and what that means."""
     if test_openings == 1:
-        return "This test split has been opened once, after everything had been chosen."
+        return "This test split has been scored by one config, after everything had been chosen."
     return (
         f"This test split has been scored by {test_openings} configs. Every further look makes "
         "its figures a little too good; confirm the result on images nobody has scored yet."

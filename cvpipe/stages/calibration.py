@@ -28,7 +28,7 @@ from cvpipe.inference.calibration import (
 )
 from cvpipe.report.content import CALIBRATION_COLUMNS
 from cvpipe.runs import Run
-from cvpipe.stages.halves import rows_for_choosing
+from cvpipe.stages.halves import rows_for_choosing, rows_for_fitting
 from cvpipe.stages.job import Job
 
 MEASURED = ("ece", "log_loss", "brier")
@@ -45,17 +45,19 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame) -> None:
         val: Manifest rows of val, and nothing else.
     """
     raw = read_uncalibrated(job.run, contender, "val", val)
-    method, floor = job.config.evaluate.calibration, floor_of(job.config, contender)
+    asked, floor = job.config.evaluate.calibration, floor_of(job.config, contender)
+    method = asked
     choosing = rows_for_choosing(val)
     halves: list[Scaling] = []
     if choosing.all():
         # Too few images for more than one number, and to set half of them aside.
-        method = "none" if method == "none" else "temperature"
+        method = "none" if asked == "none" else "temperature"
         halves = [_fit(method, raw[half], floor) for half in both_halves(val)]
         calibration: Calibration = average_temperatures(halves)
     else:
         calibration = _fit(method, raw[~choosing], floor)
     facts = {
+        "asked": asked,
         "method": method,
         "num_images": len(val) if halves else int((~choosing).sum()),
         **calibration_to_dict(calibration),
@@ -70,9 +72,9 @@ def floor_of(config: Config, name: str) -> float:
     return NETWORK_FLOOR if isinstance(contender, NetworkContender) else FLOOR
 
 
-def both_halves(val: pd.DataFrame) -> list[np.ndarray]:
-    """Mark half A and half B of val; where one would be empty, both are the whole."""
-    first = first_half(val["group"].tolist())
+def both_halves(val: pd.DataFrame, again: bool = False) -> list[np.ndarray]:
+    """Mark the halves of rows of val, see `first_half`; both are the whole if one were empty."""
+    first = first_half(val["group"].tolist(), again)
     return [first, ~first] if 0 < first.sum() < len(first) else [np.full(len(first), True)] * 2
 
 
@@ -122,6 +124,36 @@ def table_for_choosing(job: Job, contender: str, val: pd.DataFrame) -> pd.DataFr
     swapped = [(first, fitted[1]), (second, fitted[0])]
     tables = [calibrate_table(raw[half], calibration_from_dict(other)) for half, other in swapped]
     return pd.concat(tables).sort_values("image_id", ignore_index=True)
+
+
+def table_for_fitting(job: Job, contender: str, val: pd.DataFrame) -> pd.DataFrame:
+    """Predict the rows of val that thresholds are fitted on, calibrated.
+
+    They are those that the calibration was fitted on. One temperature cannot learn them by
+    heart, but curves can: prediction sets at a level of .9 then held the true class in .85 to
+    .87 of test images (isotonic, 100 and 200 images of three classes), in .89 by slopes and
+    offsets. So with these each half of the rows is calibrated by what the other half gives.
+
+    Args:
+        job: The run.
+        contender: Its name.
+        val: Manifest rows of val.
+    """
+    rows = val[rows_for_fitting(val)]
+    method = read_json(job.run.fitted_calibration_path(contender))["method"]
+    if method in ("none", "temperature"):
+        table = job.run.predictions("val", contender)
+        return table[table["image_id"].isin(rows["image_id"])].reset_index(drop=True)
+    raw = read_uncalibrated(job.run, contender, "val", rows)
+    floor = floor_of(job.config, contender)
+    one, other = both_halves(rows, again=True)
+    if one.all():
+        return calibrate_table(raw, _fit(method, raw, floor))
+    parts = [
+        calibrate_table(raw[half], _fit(method, raw[rest], floor))
+        for half, rest in ((one, other), (other, one))
+    ]
+    return pd.concat(parts).sort_values("image_id", ignore_index=True)
 
 
 def read_uncalibrated(run: Run, contender: str, split: str, rows: pd.DataFrame) -> pd.DataFrame:

@@ -84,7 +84,13 @@ def compare_runs(
         table=contender_table(pd.concat(metrics), comparison, reference, facts),
         num_images=len(groups),
         num_groups=groups.nunique(),
-        test_openings=count_configs(runs, fingerprint_of(tests[runs[0].path.name])),
+        test_openings=count_configs(
+            runs,
+            [
+                fingerprint_of(tests[runs[0].path.name]),
+                *(fingerprint_of(r.manifest()) for r in runs),
+            ],
+        ),
         notes=notes_on(runs, groupings.nunique().tolist(), groups.nunique()),
     )
 
@@ -300,8 +306,8 @@ def model_bytes(run: Run, contender: str) -> int | None:
     return sum(sizes) if sizes else None
 
 
-def count_configs(runs: Sequence[Run], test_fingerprint: str) -> int:
-    """Count the configs that have scored a test split, those of these runs included.
+def count_configs(runs: Sequence[Run], fingerprints: Sequence[str]) -> int:
+    """Count the configs that have scored any of these sets of images, those of the runs included.
 
     A run that was moved away from its ledger, or renamed, is counted by its own config.
     """
@@ -309,7 +315,7 @@ def count_configs(runs: Sequence[Run], test_fingerprint: str) -> int:
         row
         for folder in {run.path.resolve().parent for run in runs}
         for row in read_ledger(folder)
-        if row["test_fingerprint"] == test_fingerprint
+        if row["test_fingerprint"] in fingerprints
     ]
     recorded = {row["run"] for row in rows}
     unrecorded = {config_hash(r.config()) for r in runs if r.path.resolve().name not in recorded}

@@ -44,8 +44,11 @@ from cvpipe.report.decisions import (
     Decisions,
 )
 from cvpipe.runs import Run
+from cvpipe.stages.calibration import table_for_fitting
+from cvpipe.stages.halves import rows_for_choosing
 from cvpipe.stages.job import Job
 from cvpipe.stages.recipes import is_baseline
+from cvpipe.stages.split import rows_of_split
 
 # Shares of the images that are to be answered.
 ANSWERED_SHARES = (0.95, 0.9, 0.8, 0.7, 0.5)
@@ -77,19 +80,17 @@ def positive_class(evaluate: EvaluateSection, class_names: Sequence[str]) -> str
     return found[0] if wanted else ""
 
 
-def write_decisions(job: Job, val: pd.DataFrame, also_made_the_choice: bool) -> None:
-    """Fit what every contender decides by and store it; what is stored stands.
+def fix_decisions(job: Job) -> None:
+    """Fit what every contender decides by on half B of val and store it; what is stored stands.
 
-    Args:
-        job: The run.
-        val: The rows of val to fit on.
-        also_made_the_choice: Whether the contender was chosen on these images as well.
+    A small val is used whole, and then it also made the choice.
     """
+    val = rows_of_split(job, "val")
+    also_made_the_choice = bool(rows_for_choosing(val).all())
     for name in deciders(job.config):
         path = job.run.decisions_path(name)
         if not path.exists():
-            table = job.run.predictions("val", name)
-            rows = table[table["image_id"].isin(val["image_id"])].reset_index(drop=True)
+            rows = table_for_fitting(job, name, val)
             fitted_on = {"num_images": len(rows), "also_made_the_choice": also_made_the_choice}
             write_json(path, {"fitted_on": fitted_on, **fit_decisions(rows, job.config.evaluate)})
 
@@ -251,6 +252,24 @@ def score_abstention(job: Job, groups: pd.Series) -> pd.DataFrame:
             keys = (name, row["asked_share"], row["threshold"])
             table.append((*keys, *share, *accuracy, int(answered.sum()), len(test)))
     return pd.DataFrame(table, columns=list(ABSTENTION_COLUMNS))
+
+
+def decide(predictions: pd.DataFrame, point: dict[str, Any]) -> list[str]:
+    """Apply a frozen operating point to a predictions table.
+
+    Returns:
+        For each image a class: that of the smallest expected cost, or the positive one where its
+        probability reaches the threshold. Otherwise the other class, of more than two
+        `"not <positive>"`.
+    """
+    class_names, probabilities = predicted_class_names(predictions), probabilities_of(predictions)
+    if point["goal"] == "cost":
+        return [class_names[k] for k in decide_by_cost(probabilities, np.array(point["costs"]))]
+    positive = point["positive"]
+    others = [name for name in class_names if name != positive]
+    negative = others[0] if len(others) == 1 else f"not {positive}"
+    called = probabilities[:, class_names.index(positive)] >= point["threshold"]
+    return [positive if is_positive else negative for is_positive in called]
 
 
 def answers_of(test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

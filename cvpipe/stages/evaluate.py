@@ -23,8 +23,7 @@ from cvpipe.report.content import CARELESS_COLUMNS, NO_WORSE_MARGINS, SUBGROUP_C
 from cvpipe.runs import record_test_opening
 from cvpipe.stages.calibration import measure_calibration, table_for_choosing
 from cvpipe.stages.contenders import predict_split
-from cvpipe.stages.decide import run_decide, write_decisions
-from cvpipe.stages.halves import rows_for_choosing, rows_for_fitting
+from cvpipe.stages.decide import fix_decisions, run_decide
 from cvpipe.stages.job import Job
 from cvpipe.stages.protocols import run_careless, run_folds
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
@@ -72,15 +71,6 @@ def best_on_val(job: Job, names: Sequence[str]) -> tuple[str, int]:
     return best, len(tables[best])
 
 
-def fix_decisions(job: Job) -> None:
-    """Fit what the contenders decide by on half B of val, before test is opened.
-
-    A small val is used whole, and then it also made the choice.
-    """
-    val = rows_of_split(job, "val")
-    write_decisions(job, val[rows_for_fitting(val)], bool(rows_for_choosing(val).all()))
-
-
 def costs_of(job: Job) -> np.ndarray | None:
     """Write the costs of mistakes in class order; `None` where the config names none."""
     costs = job.config.evaluate.costs
@@ -94,16 +84,20 @@ def candidates(config: Config) -> list[str]:
 
 
 def open_test(job: Job) -> None:
-    """Let every contender predict the test split; the ledger is written first."""
+    """Let every contender predict the test split; the ledger is written first.
+
+    Folds score every image, so with them all images are in the ledger, too.
+    """
     test = rows_of_split(job, "test")
-    record_test_opening(job.run.path.parent, job.run, fingerprint_of(test))
+    for scored in [test, *([job.run.manifest()] if job.config.split.protocol == "kfold" else [])]:
+        record_test_opening(job.run.path.parent, job.run, fingerprint_of(scored))
     for contender in job.config.contender:
         if not job.run.predictions_path(contender.name, "test").exists():
             predict_split(job, contender, test, "test")
 
 
 def fingerprint_of(test: pd.DataFrame) -> str:
-    """Name a test split by its images and labels, wherever they lie."""
+    """Name a test split, or all images, by pixels and labels, wherever they lie."""
     rows = sorted(zip(test["sha256"], test["label"], strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

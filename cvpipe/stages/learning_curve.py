@@ -20,6 +20,7 @@ from cvpipe.evaluation.learning_curve import (
 )
 from cvpipe.files import read_json, write_table
 from cvpipe.report.content import CURVE_COLUMNS, FORECAST_COLUMNS
+from cvpipe.stages.calibration import calibrate_table, load_calibration
 from cvpipe.stages.contenders import predict_rows, refit_rows
 from cvpipe.stages.evaluate import accuracies_on_test
 from cvpipe.stages.export import contender_to_export
@@ -70,7 +71,9 @@ def contenders_of_curve(job: Job) -> list[Contender]:
 
 
 def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-    """Predict test by fits on parts of train, with the hyperparameters that were chosen on all.
+    """Predict test by fits on parts of train.
+
+    Hyperparameters and calibration are those of the fit on all of it.
 
     A size is left out when one of its parts is too small.
 
@@ -80,6 +83,7 @@ def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list
     """
     train, test = rows_of_split(job, "train"), rows_of_split(job, "test")
     chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
+    calibration = load_calibration(job.run, contender.name)
     fits, tables = [], []
     for number in PARTS:
         parts = [part_of_train(job, train, number, draw) for draw in range(NUM_DRAWS)]
@@ -88,7 +92,8 @@ def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list
                 path = curve_predictions_path(job, contender.name, number, draw)
                 if not path.exists():
                     predict = refit_rows(job, contender, part, chosen)
-                    write_table(path, predict_rows(job, contender, test, predict))
+                    table = predict_rows(job, contender, test, predict)
+                    write_table(path, calibrate_table(table, calibration))
                 fits.append((1 / number, str(draw), len(part)))
                 tables.append(frames.read_predictions(path))
     fits.append((1.0, "0", len(train)))

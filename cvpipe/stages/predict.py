@@ -1,7 +1,7 @@
 """Class probabilities for new image files, from a run or from an exported bundle."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ class ImageClassifier:
         class_names: Class order of the probabilities.
         branches: Functions from paths to rows; the rows are put side by side.
         classify: Function from the joined rows to probabilities.
+        operating_point: The frozen rule to decide by, see `decide`; empty where there is none.
     """
 
     name: str
     class_names: list[str]
     branches: list[Describe]
     classify: Callable[[np.ndarray], np.ndarray]
+    operating_point: dict[str, Any] = field(default_factory=dict)
 
     def predict_proba(self, paths: Sequence[str | Path]) -> pd.DataFrame:
         """Classify image files.
@@ -87,6 +89,8 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
     part = run.part_path(name)
     rule = decode_rule(config.images, config.data)
     calibration = load_calibration(run, name)
+    decisions = run.decisions_path(name)
+    point = read_json(decisions)["operating_point"] if decisions.exists() else {}
     if isinstance(contender, NetworkContender):
         # The whole network as it is stored: what an export is made of.
         model = load_network(part / "model.keras")
@@ -96,6 +100,7 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
             run.class_names(),
             [from_images(build_embed(model), size, rule, config.threads)],
             calibrated(_as_they_are, calibration),
+            point,
         )
     descriptors = descriptors_of(contender, rule, config.threads)
     return ImageClassifier(
@@ -103,6 +108,7 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
         run.class_names(),
         [descriptor.prepare() for descriptor in descriptors],
         calibrated(load_predictor(part, config.threads), calibration),
+        point,
     )
 
 
@@ -135,7 +141,7 @@ def bundle_rule(bundle: Mapping[str, Any]) -> DecodeRule:
             f"cvpipe has the rule {DECODE_RULE!r}; export it again with this version, or use the "
             "version that exported it."
         )
-    known = [field.name for field in fields(DecodeRule) if field.name in stated]
+    known = [part.name for part in fields(DecodeRule) if part.name in stated]
     values = {name: stated[name] for name in known}
     return DecodeRule(**{**values, "dicom_window": tuple(stated.get("dicom_window", ()))})
 
@@ -150,4 +156,5 @@ def _load_bundle(folder: Path) -> ImageClassifier:
         list(bundle["class_names"]),
         [from_images(embed, (height, width), bundle_rule(bundle), usable_cores())],
         _as_they_are,
+        bundle.get("decisions", {}).get("operating_point", {}),
     )

@@ -147,13 +147,14 @@ def collect_calibration(run: Run, chosen: str, manifest: pd.DataFrame) -> dict[s
     table = run.calibration()
     if chosen not in set(table["contender"]):
         return {"calibration": table}
+    small_val = bool(read_json(run.fitted_calibration_path(chosen))["halves"])
     groups = manifest.set_index("image_id")["group"]
     predictions = {
         "before": frames.read_predictions(run.uncalibrated_path(chosen, "test")),
         "after": run.predictions("test", chosen),
     }
     bins = {when: reliability(table, groups) for when, table in predictions.items()}
-    return {"calibration": table, "reliability": bins}
+    return {"calibration": table, "reliability": bins, "small_val": small_val}
 
 
 def stored_curve(run: Run) -> dict[str, pd.DataFrame]:
@@ -164,12 +165,12 @@ def stored_curve(run: Run) -> dict[str, pd.DataFrame]:
 
 
 def count_openings(run: Run, manifest: pd.DataFrame) -> int:
-    """Count the configs that scored this test split, this run included.
+    """Count the configs that scored this test split, or all images in folds, this run included.
 
     A run that was moved away from its ledger has been scored once at least.
     """
-    test = fingerprint_of(manifest[manifest["split"] == "test"])
-    return max(1, count_test_openings(run.path.parent, test))
+    scored = [fingerprint_of(manifest[manifest["split"] == "test"]), fingerprint_of(manifest)]
+    return max(1, count_test_openings(run.path.parent, scored))
 
 
 def summarise_data(run: Run, manifest: pd.DataFrame, root: Path) -> DataSummary:

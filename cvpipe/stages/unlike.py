@@ -16,6 +16,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from cvpipe import frames
+from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.classifiers import linear_head
 from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.audit import hash_file
@@ -42,11 +43,14 @@ from cvpipe.models.framework import set_threads
 from cvpipe.models.heads import backbone_of, head_weights
 from cvpipe.report.content import UNLIKE_COLUMNS
 from cvpipe.runs import Run, open_run
+from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.contenders import features_of, load_estimator, load_network, load_predictor
-from cvpipe.stages.evaluate import fix_choice, rows_for_fitting
+from cvpipe.stages.evaluate import fix_choice
 from cvpipe.stages.export import contender_to_export
 from cvpipe.stages.features import describe_images, descriptors_of, from_images, join_blocks
+from cvpipe.stages.halves import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody, Watcher
+from cvpipe.stages.predict import calibrated
 from cvpipe.stages.recipes import classifier_of, feature_names, is_baseline
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.summary import aligned, with_interval
@@ -201,9 +205,14 @@ def test_scores_path(run: Run, name: str) -> Path:
     return run.part_path(name) / "unlike-test.csv"
 
 
+def parts_path(run: Run, name: str) -> Path:
+    """File of the arrays that the scores of a contender need; large, so it may be missing."""
+    return run.part_path(name) / "unlike.npz"
+
+
 def load_parts(run: Run, name: str) -> dict[str, np.ndarray]:
     """Load the arrays that the scores of a contender need."""
-    with np.load(run.part_path(name) / "unlike.npz", allow_pickle=False) as stored:
+    with np.load(parts_path(run, name), allow_pickle=False) as stored:
         return dict(stored)
 
 
@@ -326,7 +335,9 @@ def score_files(
         config.threads,
         watcher,
     )
-    probabilities = load_predictor(run.part_path(contender.name), config.threads)(features)
+    trim(cache_root(), max_bytes())
+    predict = load_predictor(run.part_path(contender.name), config.threads)
+    probabilities = calibrated(predict, load_calibration(run, contender.name))(features)
     with threadpool_limits(1):
         return score_images(load_parts(run, contender.name), probabilities, features)
 
@@ -360,7 +371,7 @@ def find_unlike(path: Path, contender: str, predictions: pd.DataFrame) -> Flags 
     run = open_run(path)
     name = contender or read_json(run.choice_path)["chosen"]
     bounds = run.unlike_bounds(name)
-    if DEFAULT_SCORE not in bounds:
+    if DEFAULT_SCORE not in bounds or not parts_path(run, name).exists():
         return Flags("probability", bounds["probability"], improbable) if bounds else None
     features = describe_files(run, name, [Path(p) for p in predictions["image_id"]])
     with threadpool_limits(1):
@@ -406,6 +417,8 @@ def describe_result(result: UnlikeResult) -> list[str]:
         f"{result.contender}: called unlike the training images, with 95 % intervals "
         f"({result.num_images} images in the folder{left_out})",
         *(f"  {line}" for line in aligned(shown)),
+        "area: 1 tells the folder from the test images, 0.5 is chance; below, the images of the "
+        "folder look more familiar than the test images",
     ]
 
 

@@ -12,7 +12,7 @@ from cvpipe.evaluation.auc import (
     auc_components,
     auc_covariance,
     auc_difference,
-    normal_p_value,
+    two_sided_p_value,
 )
 from cvpipe.evaluation.metrics import roc_auc
 
@@ -108,7 +108,7 @@ def test_published_example():
         (PROTEIN, (-0.0780, 0.1046, 0.4561)),
     ):
         found = auc_difference(OUTCOMES, ours, KG_SCORE, np.arange(43))
-        assert (*found, normal_p_value(*found)) == pytest.approx(expected, abs=5e-5)
+        assert (*found, two_sided_p_value(*found)) == pytest.approx(expected, abs=5e-5)
     # All three at once: chi-square 2.5340 with two degrees of freedom.
     contrast = np.array([[1, -1, 0], [0, -1, 1]])
     change = contrast @ areas
@@ -205,7 +205,7 @@ def test_what_cannot_be_known():
     # One image of class 1: how another one would have scored is not known.
     lonely = (np.arange(40) == 5).astype(int)
     assert auc_difference(lonely, ours, theirs, groups)[1] == math.inf
-    assert normal_p_value(0.4, math.inf) == 1
+    assert two_sided_p_value(0.4, math.inf) == 1
     # Not even when it went from the last place to the first.
     last, first = two_columns(-lonely), two_columns(lonely)
     assert auc_difference(lonely, first, last, groups) == (1, math.inf)
@@ -216,12 +216,12 @@ def test_what_cannot_be_known():
 
 
 def test_p_value():
-    assert normal_p_value(0.0, 0.0) == 1
-    assert normal_p_value(math.nan, math.nan) == 1
-    assert normal_p_value(1e-12, 0.0) == 1  # rounding is no difference
-    assert normal_p_value(-0.1, 0.0) == 0
+    assert two_sided_p_value(0.0, 0.0) == 1
+    assert two_sided_p_value(math.nan, math.nan) == 1
+    assert two_sided_p_value(1e-12, 0.0) == 1  # rounding is no difference
+    assert two_sided_p_value(-0.1, 0.0) == 0
     for difference, error in ((0.1, 0.05), (-0.3, 0.1), (0.02, 0.05)):
-        assert normal_p_value(difference, error) == pytest.approx(
+        assert two_sided_p_value(difference, error) == pytest.approx(
             2 * norm.sf(abs(difference) / error)
         )
 
@@ -230,7 +230,7 @@ def test_p_value():
 def test_equally_good_contenders_seldom_differ(num_classes, num_groups):
     cases = [random_case(5000 + seed, 90, num_classes, num_groups) for seed in range(400)]
     found = [auc_difference(*case) for case in cases]
-    p_values = np.array([normal_p_value(*pair) for pair in found])
+    p_values = np.array([two_sided_p_value(*pair) for pair in found])
     assert 0.02 <= (p_values <= 0.05).mean() <= 0.085
     differences, errors = np.array(found).T
     assert errors.mean() == pytest.approx(differences.std(), rel=0.12)

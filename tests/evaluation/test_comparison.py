@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
@@ -325,11 +326,19 @@ def test_areas_have_the_interval_and_the_test_of_delong(group_size):
         )
         found = row(result, "roc_auc", name)
         assert found["difference"] == pytest.approx(difference)
-        ends = [difference - 1.959964 * error, difference + 1.959964 * error]
+        # t with as many degrees as the rarest class has groups, less one.
+        rarest = min(
+            len(np.unique(np.array(list(groups.values()))[targets == k])) for k in (0, 1, 2)
+        )
+        quantile = student.ppf(0.975, rarest - 1)
+        ends = [difference - quantile * error, difference + quantile * error]
         assert [found["low"], found["high"]] == pytest.approx(ends)
-        assert found["p_value"] == pytest.approx(2 * norm.sf(abs(difference) / error))
+        assert found["p_value"] == pytest.approx(
+            2 * student.sf(abs(difference) / error, rarest - 1)
+        )
         # Two contenders: the strictest level is 2.5 %.
-        assert found["detectable"] == pytest.approx((2.241403 + 0.841621) * error)
+        wider = quantile / 1.959964
+        assert found["detectable"] == pytest.approx((2.241403 + 0.841621) * error * wider)
         assert found["no_worse"] == ""
     assert row(result, "roc_auc", "b")["verdict"] == "cannot be told apart"
     assert row(result, "roc_auc", "c")["verdict"] == "better"
@@ -556,3 +565,32 @@ def test_error_messages():
         InputError, match=r"'roc_auc' cannot be computed on these 6 images.*\['NA'\]; choose by"
     ):
         choose(one_class, "roc_auc")
+
+
+def test_few_images_do_not_show_that_nothing_was_lost():
+    """One image more and none less of 30: up to one in nine could be lost elsewhere."""
+    labels = ["a", "b"] * 15
+    reference = two_class_table(labels, [0.2, 0.8] * 14 + [0.2, 0.2])
+    contender = two_class_table(labels, [0.2, 0.8] * 15)
+    tables = {"a": reference, "b": contender}
+    found = row(compare_predictions("a", tables, own_groups(tables), 0, 500), "accuracy")
+    assert (found["low"], found["only_contender_right"], found["only_reference_right"]) == (0, 1, 0)
+    assert found["no_worse"] == "not shown"
+    wide = compare_predictions("a", tables, own_groups(tables), 0, 500, margin=0.09)
+    assert row(wide, "accuracy")["no_worse"] == "shown"
+
+
+@pytest.mark.parametrize("num_positives", [2, 3, 5])
+def test_two_equal_areas_of_a_rare_class_are_rarely_told_apart(num_positives):
+    """With a normal test it was one in five (two positives) to one in twelve (five)."""
+    rng = np.random.default_rng(0)
+    labels = ["b"] * num_positives + ["a"] * 60
+    truth = np.array([1.0] * num_positives + [0.0] * 60)
+    told = 0
+    for seed in range(150):
+        shared = truth + rng.normal(size=len(truth))
+        scores = [1 / (1 + np.exp(-(shared + rng.normal(size=len(truth))))) for _ in "ab"]
+        tables = dict(zip("ab", (two_class_table(labels, s) for s in scores), strict=True))
+        found = row(compare_predictions("a", tables, own_groups(tables), seed, 2), "roc_auc")
+        told += found["p_value"] <= 0.05
+    assert told / 150 <= 0.075

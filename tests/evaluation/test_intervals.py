@@ -17,6 +17,7 @@ from cvpipe.evaluation.intervals import (
     bounded_interval,
     clustered_wilson_interval,
     difference_interval,
+    effective_groups,
     effective_number,
     group_correlation,
     percentile_interval,
@@ -161,29 +162,35 @@ def test_bounded_interval_of_a_mean_is_wilsons_with_t():
     resampled = 0.75 + exact / exact.std() * math.sqrt(0.75 * 0.25 / 40)
     effective = 40 * 39 / 40 * (1.959964 / 2.022691) ** 2
     effective = max(effective, 40)
-    found = bounded_interval(0.75, rng.permutation(resampled), 40)
+    found = bounded_interval(0.75, rng.permutation(resampled), np.arange(40))
     assert found == pytest.approx(wilson_interval(0.75 * effective, effective), abs=1e-9)
     # A quarter of that variance: as 160 images; NaN is left out, bounds are stretched to.
     narrow = np.append(0.75 + (resampled - 0.75) / 2, np.nan)
     effective = 160 * 39 / 40 * (1.959964 / 2.022691) ** 2
     low, high = wilson_interval(0.75 * effective, effective)
-    assert bounded_interval(0.75, narrow, 40) == pytest.approx((low, high), abs=1e-6)
-    stretched = bounded_interval(0.5, 2 * narrow - 1, 40, (-1.0, 1.0))
+    assert bounded_interval(0.75, narrow, np.arange(40)) == pytest.approx((low, high), abs=1e-6)
+    stretched = bounded_interval(0.5, 2 * narrow - 1, np.arange(40), (-1.0, 1.0))
     assert stretched == pytest.approx((2 * low - 1, 2 * high - 1), abs=1e-6)
 
 
 def test_bounded_interval_counts_the_groups_where_nothing_moves():
     for resampled in (np.full(9, 0.9), np.array([np.nan, 0.9]), np.array([np.nan])):
-        assert bounded_interval(0.9, resampled, 10) == pytest.approx(wilson_interval(9, 10))
+        found = bounded_interval(0.9, resampled, np.arange(10))
+        assert found == pytest.approx(wilson_interval(9, 10))
     # Nor is it ever that of fewer.
-    assert bounded_interval(0.9, np.array([0.1, 1.0]), 10) == pytest.approx(wilson_interval(9, 10))
-    assert all(math.isnan(end) for end in bounded_interval(math.nan, np.ones(3), 10))
+    found = bounded_interval(0.9, np.array([0.1, 1.0]), np.arange(10))
+    assert found == pytest.approx(wilson_interval(9, 10))
+    # Unequal groups are worth fewer: 12 images in groups of 6, 3 and three times 1 are 144 / 48.
+    groups = np.repeat(np.arange(5), [6, 3, 1, 1, 1])
+    assert effective_groups(groups) == 3
+    assert bounded_interval(0.9, np.ones(4), groups) == pytest.approx(wilson_interval(2.7, 3))
+    assert all(math.isnan(end) for end in bounded_interval(math.nan, np.ones(3), groups))
 
 
 @given(st.floats(0, 1), st.lists(st.floats(0, 1), max_size=9), st.integers(1, 50))
 def test_bounded_interval_holds_the_value_within_the_bounds(share, shares, num_groups):
     value, resampled = 5 * share - 1, 5 * np.array(shares) - 1
-    low, high = bounded_interval(value, resampled, num_groups, (-1.0, 4.0))
+    low, high = bounded_interval(value, resampled, np.arange(num_groups), (-1.0, 4.0))
     assert -1 - 1e-9 <= low <= value + 1e-9
     assert value - 1e-9 <= high <= 4 + 1e-9
 
@@ -316,7 +323,7 @@ def test_error_messages():
     for function in (
         lambda: wilson_interval(1, 2, confidence=95),
         lambda: clustered_wilson_interval(np.ones(2, bool), np.zeros(2), confidence=95),
-        lambda: bounded_interval(0.5, np.ones(2), 2, confidence=95),
+        lambda: bounded_interval(0.5, np.ones(2), np.arange(2), confidence=95),
         lambda: percentile_interval(np.ones(3), confidence=95),
         lambda: absolute_sum_interval(np.ones(1), np.ones((3, 1)), confidence=95),
     ):

@@ -93,7 +93,7 @@ def test_the_table_shows_figures_costs_and_verdicts():
 def test_it_says_what_the_reference_is_and_how_often_test_was_scored():
     text = Page(render_compare_page(ONE)).text
     assert "On the same 1,600 test images 3 contenders. The reference is probe, chosen" in text
-    assert "This test split has been opened once" in text
+    assert "This test split has been scored by one config" in text
     assert "Read this first" not in text
     assert text.count("Hollow dots are yardsticks") == 1
     text = Page(render_compare_page(TWO)).text
@@ -124,7 +124,7 @@ def test_the_figure_has_whoever_was_timed():
     )
     assert f'aria-label="{label}"' in svg
     assert cost_figure(ONE.table[1:], "probe", set()) == ""
-    assert "Accuracy against cost" not in render_compare_page(
+    assert "Accuracy against time" not in render_compare_page(
         dataclasses.replace(ONE, table=ONE.table.assign(milliseconds_per_image=nan))
     )
 

@@ -345,7 +345,7 @@ def test_configs_that_scored_the_test_split_are_counted_once_each(runs, copy):
     renamed = copy(a, "renamed")
     assert compare_runs([b.path, renamed.path]).test_openings == 2
     record_test_opening(moved.path.parent, moved, "another split")
-    assert count_configs([moved], "a third split") == 1
+    assert count_configs([moved], ["a third split"]) == 1
 
 
 def test_a_run_with_one_contender_has_a_table(runs, copy):
@@ -418,7 +418,7 @@ def test_tables_and_pages_are_written(runs, capsys, tmp_path):
     assert written["contender"].tolist() == comparison.table["contender"].tolist()
     assert written["log_loss"].map(float).tolist() == comparison.table["log_loss"].tolist()
     page = html.read_text(encoding="utf-8")
-    assert "Accuracy against cost" in page
+    assert "Accuracy against time" in page
     assert "has been scored by 2 configs" in page
     code, out, _ = call(capsys, *arguments, "--json")
     values = json.loads(out)
@@ -457,6 +457,6 @@ def test_the_document_names_every_column():
 
 def test_the_report_shows_what_a_contender_costs(runs):
     text = runs["a"].report_path.read_text(encoding="utf-8")
-    assert "Accuracy against cost" in text
+    assert "Accuracy against time" in text
     size = (runs["a"].part_path("majority") / "model.skops").stat().st_size
     assert f"{size / 1000:.1f}\u00a0kB" in text

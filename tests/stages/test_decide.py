@@ -15,21 +15,25 @@ from cvpipe.errors import InputError
 from cvpipe.evaluation.intervals import wilson_interval
 from cvpipe.evaluation.means import mean_with_interval
 from cvpipe.files import read_json, write_json, write_table
-from cvpipe.frames import make_predictions
+from cvpipe.frames import make_predictions, probabilities_of, targets_of
+from cvpipe.inference.calibration import fit_calibration
 from cvpipe.runs import Run, read_ledger
 from cvpipe.stages import evaluate
+from cvpipe.stages.calibration import calibrate, table_for_fitting
 from cvpipe.stages.decide import (
     ANSWERED_SHARES,
     collect_decisions,
     deciders,
+    fix_decisions,
     goal_met,
     positive_class,
     run_decide,
 )
-from cvpipe.stages.evaluate import fix_decisions
+from cvpipe.stages.decide import decide as apply_point
 from cvpipe.stages.export import decisions_of
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.report import rebuild_report
+from cvpipe.stages.split import rows_of_split
 from tests.stages.test_costs import write_images
 
 CLASSES = ["0", "NA", "poppy"]
@@ -63,6 +67,7 @@ def make_job(folder, num_val=400, num_test=90, images_per_group=1, **section):
     write_json(run.config_path, config.model_dump(mode="json"))
     job = Job(config, folder, run, Nobody())
     for contender in CONTENDERS:
+        write_json(run.fitted_calibration_path(contender["name"]), {"method": "none"})
         for split, rows in manifest.groupby("split"):
             targets = rows["label"].map(CLASSES.index).to_numpy()
             weights = np.exp(np.eye(3)[targets] + rng.normal(size=(len(rows), 3)))
@@ -437,3 +442,35 @@ def test_the_exported_bundle_has_what_was_frozen(run):
     assert facts["bundle_version"] == 1
     readme = (path.parent / "README.md").read_text(encoding="utf-8")
     assert "fitted on validation images and frozen before the test. To answer only" in readme
+
+
+def test_decisions_by_hand():
+    table = make_predictions(
+        ["a", "b", "c"], [""] * 3, [[0.5, 0.3, 0.2], [0.2, 0.6, 0.2], [0.4, 0.4, 0.2]], CLASSES
+    )
+    point = {"goal": "sensitivity", "positive": "NA", "threshold": 0.4}
+    assert apply_point(table, point) == ["not NA", "NA", "NA"]
+    # Calling NA "0" costs 20: only where NA is improbable enough is "0" said.
+    costs = [[0, 1, 1], [20, 0, 1], [1, 1, 0]]
+    assert apply_point(table, {"goal": "cost", "costs": costs}) == ["NA", "NA", "NA"]
+    two = make_predictions(["a", "b"], ["", ""], [[0.7, 0.3], [0.8, 0.2]], ["healthy", "sick"])
+    point = {"goal": "youden", "positive": "sick", "threshold": 0.3}
+    assert apply_point(two, point) == ["sick", "healthy"]
+
+
+@pytest.mark.parametrize("method", ["vector", "isotonic"])
+def test_thresholds_are_fitted_on_rows_that_their_calibration_has_not_seen(tmp_path, method):
+    """Curves learn their rows by heart, and sets fitted on these would be too small."""
+    job = make_job(tmp_path, calibration=method)
+    val = rows_of_split(job, "val")
+    half_b = val[~first_half(val["group"].tolist())].reset_index(drop=True)
+    raw = job.run.predictions("val", "pixels").set_index("image_id").loc[half_b["image_id"]]
+    write_table(job.run.uncalibrated_path("pixels", "val"), job.run.predictions("val", "pixels"))
+    calibrate(job, "pixels", val)
+    fitted = probabilities_of(table_for_fitting(job, "pixels", val))
+    one = first_half(half_b["group"].tolist(), again=True)
+    assert 0.3 < one.mean() < 0.7
+    before, targets = probabilities_of(raw), targets_of(raw["label"], CLASSES)
+    for half in (one, ~one):
+        calibration = fit_calibration(method, before[~half], targets[~half])
+        np.testing.assert_allclose(fitted[half], calibration.apply(before[half]))

@@ -239,7 +239,7 @@ def test_report_of_a_moved_run_works_from_inside_it(run, photos, tmp_path):
     assert answer.returncode == 0, answer.stderr
     page = (moved / "report.html").read_text(encoding="utf-8")
     assert "moved" in page
-    assert "has been opened once" in page
+    assert "has been scored by one config" in page
 
 
 def test_predict_prints_a_table(run, finished, tmp_path):

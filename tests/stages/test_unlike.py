@@ -17,8 +17,8 @@ from cvpipe.inference.unlike import bound_of, neighbour_distance
 from cvpipe.report.content import UNLIKE_COLUMNS
 from cvpipe.runs import Run
 from cvpipe.stages import unlike
-from cvpipe.stages.evaluate import rows_for_fitting
 from cvpipe.stages.export import describe_unlike
+from cvpipe.stages.halves import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import load
 from cvpipe.stages.report import collect_content
@@ -261,7 +261,7 @@ def test_the_command_prints_a_table_or_json(run, network, others, capsys):
     answer = capsys.readouterr()
     assert "8 images in the folder, 1 left out" in answer.out
     assert [line.split()[0] for line in answer.out.splitlines()[1:]] == [
-        *("score", "probability", "energy", "distance")
+        *("score", "probability", "energy", "distance", "area:")
     ]
     assert "1.000 (0.676 to 1.000)" in answer.out
     assert answer.err.startswith("left out: cannot read the image")
