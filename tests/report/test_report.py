@@ -577,7 +577,7 @@ def test_tables_show_the_numbers(page):
     # val: marked, without an interval
     assert page.row("probe", 2) == ["probe", "99.1 %", "0.009", "600"]
     assert "Validation figures (used for choosing)" in page.text
-    further = ["probe", "holdout", "0", "test", "flip", "97.7 %|92.7 to 98.7", "0.023", "600"]
+    further = ["probe", "holdout", "1", "test", "flip", "97.7 %|92.7 to 98.7", "0.023", "600"]
     assert page.row("probe", 3) == further
     of_dog = ["dog", "68.3 %|63.3 to 69.3", "78.3 %|73.3 to 79.3", "300"]  # 310 were called dog
     assert page.row("dog", 1) == of_dog

@@ -277,4 +277,4 @@ def test_what_is_stored_is_plain_json(runs):
     facts = json.loads(runs[""].fitted_calibration_path("pixels_knn").read_text("utf-8"))
     assert facts["num_images"] == 45
     assert len(facts["halves"]) == 2
-    assert set(facts) == {"method", "num_images", "slopes", "offsets", "floor", "halves"}
+    assert set(facts) == {"method", "num_images", "slopes", "offsets", "floor", "halves", "asked"}

@@ -24,10 +24,10 @@ from cvpipe.frames import predicted_labels
 from cvpipe.runs import Run, read_ledger
 from cvpipe.stages import contenders, evaluate, protocols
 from cvpipe.stages.calibration import load_calibration
-from cvpipe.stages.evaluate import candidates, careful_protocols, run_evaluation
+from cvpipe.stages.evaluate import candidates, careful_protocols, fingerprint_of, run_evaluation
 from cvpipe.stages.features import describe_images
 from cvpipe.stages.job import Job, Nobody
-from cvpipe.stages.report import rebuild_report
+from cvpipe.stages.report import count_openings, rebuild_report
 from cvpipe.stages.risks import find_risks, find_warnings
 from cvpipe.stages.split import divide
 from cvpipe.stages.summary import accuracy_table
@@ -616,4 +616,11 @@ def test_the_summary_has_a_column_for_each_protocol(folded):
 
 
 def test_one_opening_of_test_for_all_protocols(folded):
-    assert len(read_ledger(folded.path.parent)) == 1
+    """Folds score every image, so all of them are in the ledger beside the test split."""
+    rows = read_ledger(folded.path.parent)
+    manifest = folded.manifest()
+    scored = [manifest[manifest["split"] == "test"], manifest]
+    assert [row["test_fingerprint"] for row in rows] == [fingerprint_of(part) for part in scored]
+    assert len({row["config_hash"] for row in rows}) == 1
+    # Whoever divides the same images anew into folds and test has looked at them before.
+    assert count_openings(folded, manifest.assign(split="test")) == 1
