@@ -59,6 +59,8 @@ def bundle_readme(facts: Mapping[str, Any]) -> str:
     """
     height, width = facts["input"]["image_size"]
     resized = RESIZING[facts["input"]["fit"]].format(size=(width, height))
+    is_calibrated = facts.get("calibration", {}).get("method", "none") != "none"
+    inside = "preprocessing and calibration are" if is_calibrated else "the preprocessing is"
     accuracy = next(m for m in facts["test_metrics"] if m["metric"] == "accuracy")
     names = ", ".join(f"`{name}`" for name in facts["class_names"])
     return f"""# {facts["contender"]} from the run {facts["run"]}
@@ -69,7 +71,7 @@ On {accuracy["n"]} test images it named {accuracy["value"]:.1%} correctly (95 % 
 {accuracy["low"]:.1%} to {accuracy["high"]:.1%}). {facts["limits"]}
 
 `model.keras` takes `uint8` RGB images of {height} x {width} pixels (height x width) and gives \
-probabilities; the preprocessing is inside. Resize with Pillow's bilinear filter \
+probabilities; {inside} inside. Resize with Pillow's bilinear filter \
 (`fit = "{facts["input"]["fit"]}"`), as in the measurement:
 
 ```python

@@ -142,3 +142,10 @@ def test_readme_code_gives_the_model_what_was_measured(fit, size, tmp_path, monk
     assert seen[0].shape == (1, 6, 4, 3)
     assert seen[0].dtype == np.uint8
     np.testing.assert_array_equal(seen[0][0], expected)
+
+
+@pytest.mark.parametrize(("method", "is_inside"), [("temperature", True), ("none", False)])
+def test_readme_says_whether_the_calibration_is_inside(method, is_inside):
+    readme = bundle_readme({**facts_of(), "calibration": {"method": method}})
+    assert ("calibration are inside" in readme) is is_inside
+    assert ("the preprocessing is inside" in readme) is not is_inside
