@@ -853,3 +853,12 @@ def test_config_errors_are_answered_before_anything_heavy_is_imported(tmp_path, 
     )
     expected_code = 0 if arguments == ["--help"] else 2
     assert answer.stdout.endswith(f"imported [] {expected_code}\n"), answer.stderr
+
+
+def test_a_class_that_looks_like_a_date_or_a_number_can_be_named():
+    goal = ["evaluate.goal=sensitivity"]
+    dated = validate_config(minimal(), [*goal, "evaluate.positive=2020-01-01"])
+    assert dated.evaluate.positive == "2020-01-01"
+    assert validate_config(minimal(), [*goal, 'evaluate.positive="0"']).evaluate.positive == "0"
+    with pytest.raises(InputError, match=r"valid string, but is 0; write it in quotes: '\"0\"'"):
+        validate_config(minimal(), [*goal, "evaluate.positive=0"])

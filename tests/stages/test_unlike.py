@@ -202,6 +202,24 @@ def test_runs_and_bundles_of_before_say_nothing(run, photos, network, tmp_path):
         compare_with_folder(old, photos)
 
 
+def test_without_the_large_arrays_the_probability_is_asked(run, network, tmp_path):
+    copy = copy_of(run, tmp_path / run.path.name)
+    (copy.part_path(network) / "unlike.npz").unlink()
+    flags = find_unlike(copy.path, network, copy.predictions("test", network))
+    assert (flags.score, flags.bound) == ("probability", run.unlike_bounds(network)["probability"])
+
+
+def test_new_images_are_scored_by_calibrated_probabilities(run, photos, network, tmp_path):
+    """The bound is one of calibrated probabilities, so all of them must be."""
+    copy = copy_of(run, tmp_path / run.path.name)
+    facts = read_json(copy.fitted_calibration_path(network))
+    write_json(copy.fitted_calibration_path(network), {**facts, "slopes": [0.1] * 3})
+    before, after = (compare_with_folder(r, photos, network).table for r in (run, copy))
+    flagged = [table.set_index("score").loc["probability", "folder"] for table in (before, after)]
+    assert flagged[0] < 0.5
+    assert flagged[1] == 1  # flattened to about one third each
+
+
 def test_a_contender_that_looks_at_no_pixel_has_no_scores(run, photos, tmp_path):
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
