@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 LOGITS_LAYER = "head"
 PROBABILITIES_LAYER = "probabilities"
+CALIBRATION_LAYER = "calibration"
 
 
 def attach_linear_head(
@@ -43,11 +44,12 @@ def scale_logits(
     """Build a calibration `softmax(slopes * log_softmax(logits) + offsets)` into a network.
 
     With one slope for all classes the softmax ignores the difference between logits and their
-    log softmax, so the last layer's own weights are scaled and the graph stays as it is.
-    Otherwise a second, diagonal layer is put behind it.
+    log softmax, so the logits are multiplied by it. (Not the weights of the last layer: their
+    rounding adds up over a thousand features, to 1.2e-6 in a probability of the digits.)
+    Otherwise a second, diagonal layer is put behind the log softmax.
 
     Args:
-        model: Of `attach_linear_head`; its weights are changed.
+        model: Of `attach_linear_head`; the result shares its layers.
         slopes: One per class.
         offsets: One per class.
 
@@ -55,15 +57,14 @@ def scale_logits(
         Model from the same images to calibrated probabilities.
     """
     keras = import_keras()
-    head = model.get_layer(LOGITS_LAYER)
-    if len(set(slopes)) == 1:
-        kernel, bias = head.get_weights()
-        head.set_weights([kernel * slopes[0], bias * slopes[0] + np.asarray(offsets)])
-        return model
-    logits = keras.layers.Activation("log_softmax", name="log_probabilities")(head.output)
-    scaling = keras.layers.Dense(len(slopes), name="calibration")
+    logits = model.get_layer(LOGITS_LAYER).output
     softmax = keras.layers.Softmax(name=PROBABILITIES_LAYER)
-    calibrated = keras.Model(model.input, softmax(scaling(logits)), name=model.name)
+    if len(set(slopes)) == 1 and not any(offsets):
+        scaled = keras.layers.Rescaling(slopes[0], name=CALIBRATION_LAYER)(logits)
+        return keras.Model(model.input, softmax(scaled), name=model.name)
+    logs = keras.layers.Activation("log_softmax", name="log_probabilities")(logits)
+    scaling = keras.layers.Dense(len(slopes), name=CALIBRATION_LAYER)
+    calibrated = keras.Model(model.input, softmax(scaling(logs)), name=model.name)
     scaling.set_weights([np.diag(slopes), np.asarray(offsets)])
     return calibrated
 

@@ -112,7 +112,7 @@ def test_a_calibration_is_built_into_the_network(backbone, head, images, tmp_pat
     again = import_keras().saving.load_model(tmp_path / "model.keras", safe_mode=True)
     np.testing.assert_allclose(again.predict_on_batch(images), expected, atol=1e-6)
     added = len(model.layers) - len(backbone.layers)
-    assert added == (2 if kind == "temperature" else 4)
+    assert added == (3 if kind == "temperature" else 4)
 
 
 def test_backbone_and_weights_of_a_model_are_those_it_was_made_of(model, backbone, head, images):
