@@ -29,7 +29,12 @@ from cvpipe.models.backbones import build_backbone
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head, head_of
-from cvpipe.stages.calibration import calibrate, store_calibrated
+from cvpipe.stages.calibration import (
+    calibrate,
+    calibrate_table,
+    load_calibration,
+    store_calibrated,
+)
 from cvpipe.stages.features import describe_images
 from cvpipe.stages.job import Job
 from cvpipe.stages.recipes import classifier_of
@@ -78,6 +83,19 @@ def refit_rows(
     """Fit a contender on manifest rows with a hyperparameter that is known already."""
     arguments = fitting_arguments(job, contender, rows)
     return predictor_of(fit_at(classifier_of(contender), chosen, **arguments))
+
+
+def predict_by_refit(
+    job: Job, contender: Contender, train: pd.DataFrame, test: pd.DataFrame
+) -> pd.DataFrame:
+    """Predict manifest rows by a fit on others, with what was found for the holdout.
+
+    Hyperparameters and calibration are those of the contender's own fit: finding them once more
+    would cost much and show little.
+    """
+    chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
+    table = predict_rows(job, contender, test, refit_rows(job, contender, train, chosen))
+    return calibrate_table(table, load_calibration(job.run, contender.name))
 
 
 def fitting_arguments(job: Job, contender: Contender, rows: pd.DataFrame) -> dict[str, Any]:

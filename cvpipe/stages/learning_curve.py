@@ -20,8 +20,7 @@ from cvpipe.evaluation.learning_curve import (
 )
 from cvpipe.files import read_json, write_table
 from cvpipe.report.content import CURVE_COLUMNS, FORECAST_COLUMNS
-from cvpipe.stages.calibration import calibrate_table, load_calibration
-from cvpipe.stages.contenders import predict_rows, refit_rows
+from cvpipe.stages.contenders import predict_by_refit
 from cvpipe.stages.evaluate import accuracies_on_test
 from cvpipe.stages.export import contender_to_export
 from cvpipe.stages.job import Job
@@ -82,8 +81,6 @@ def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list
         predictions of test.
     """
     train, test = rows_of_split(job, "train"), rows_of_split(job, "test")
-    chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
-    calibration = load_calibration(job.run, contender.name)
     fits, tables = [], []
     for number in PARTS:
         parts = [part_of_train(job, train, number, draw) for draw in range(NUM_DRAWS)]
@@ -91,9 +88,7 @@ def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list
             for draw, part in enumerate(parts):
                 path = curve_predictions_path(job, contender.name, number, draw)
                 if not path.exists():
-                    predict = refit_rows(job, contender, part, chosen)
-                    table = predict_rows(job, contender, test, predict)
-                    write_table(path, calibrate_table(table, calibration))
+                    write_table(path, predict_by_refit(job, contender, part, test))
                 fits.append((1 / number, str(draw), len(part)))
                 tables.append(frames.read_predictions(path))
     fits.append((1.0, "0", len(train)))

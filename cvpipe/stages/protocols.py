@@ -11,9 +11,8 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.classifiers import predictor_of
 from cvpipe.config import Contender
-from cvpipe.files import read_json, write_table
-from cvpipe.stages.calibration import calibrate_table, load_calibration
-from cvpipe.stages.contenders import fit_rows, predict_rows, refit_rows, store_fit
+from cvpipe.files import write_table
+from cvpipe.stages.contenders import fit_rows, predict_by_refit, predict_rows, store_fit
 from cvpipe.stages.job import Job
 from cvpipe.stages.split import fold_column
 
@@ -21,8 +20,7 @@ from cvpipe.stages.split import fold_column
 def run_careless(job: Job) -> None:
     """Fit and score every contender on a plain random split, as a careless person would.
 
-    Near-duplicates and groups are parted. Hyperparameters and calibration are those of the
-    careful division: finding them once more would cost much and show little.
+    Near-duplicates and groups are parted.
     """
     manifest = job.run.manifest()
     alone = manifest.assign(group=manifest["image_id"])
@@ -32,11 +30,7 @@ def run_careless(job: Job) -> None:
         for contender in job.config.contender:
             path = job.run.predictions_path(contender.name, "test", "careless")
             if not path.exists():
-                chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
-                predict = refit_rows(job, contender, train, chosen)
-                table = predict_rows(job, contender, test, predict)
-                calibration = load_calibration(job.run, contender.name)
-                write_table(path, calibrate_table(table, calibration))
+                write_table(path, predict_by_refit(job, contender, train, test))
 
 
 def run_folds(job: Job) -> None:

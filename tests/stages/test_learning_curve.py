@@ -14,7 +14,7 @@ from cvpipe.evaluation.learning_curve import forecast_accuracy
 from cvpipe.files import read_json, write_json
 from cvpipe.frames import predicted_labels, targets_of
 from cvpipe.runs import Run, read_ledger
-from cvpipe.stages import learning_curve
+from cvpipe.stages import contenders, learning_curve
 from cvpipe.stages.features import describe_images
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.learning_curve import (
@@ -161,7 +161,7 @@ def test_the_forecast_is_that_of_the_stored_predictions(run):
 
 def test_an_interrupted_curve_goes_on_and_ends_with_the_same_bytes(run, job, monkeypatch):
     calls = []
-    refit_rows = learning_curve.refit_rows
+    refit_rows = contenders.refit_rows
 
     def interrupted(job, contender, rows, chosen):
         calls.append(len(rows))
@@ -169,7 +169,7 @@ def test_an_interrupted_curve_goes_on_and_ends_with_the_same_bytes(run, job, mon
             raise KeyboardInterrupt
         return refit_rows(job, contender, rows, chosen)
 
-    monkeypatch.setattr(learning_curve, "refit_rows", interrupted)
+    monkeypatch.setattr(contenders, "refit_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_learning_curve(job)
     assert not job.run.forecast_path.exists()
