@@ -50,6 +50,8 @@ FACT_COLUMNS = [
     "same_as",
     "cluster",
 ]
+# Images that a thread takes at once: its results are small, and small images decode fast.
+CHUNK = 16
 # Pictures of 128x128 pixels that are kept for a while: 64 MB.
 FINE_KEPT = 4_096
 # Train, val and test each need an image, and cross-validation inside train three more.
@@ -134,7 +136,7 @@ def audit_images(
     findings = repeated_rows(rows) + unlabelled_rows(rows)
     rows = rows.drop_duplicates("image_id").reset_index(drop=True)
     image_ids = rows["image_id"].tolist()
-    results = ordered_map(lambda key: _inspect(root / key, rule), image_ids, threads)
+    results = ordered_map(lambda key: _inspect(root / key, rule), image_ids, threads, CHUNK)
     decoded, pictures, unreadable = [], [], []
     for image_id, result in zip(progress(image_ids, len(image_ids)), results, strict=True):
         if isinstance(result, UnreadableImageError):
@@ -163,7 +165,7 @@ def audit_images(
         return hash_pixels(read_image(root / key, rule))
 
     facts["same_as"] = same_pixels(
-        facts, thumbnails, lambda keys: ordered_map(pixel_hash, keys, threads)
+        facts, thumbnails, lambda keys: ordered_map(pixel_hash, keys, threads, CHUNK)
     )
     findings += unreadable + file_findings(facts) + identical_images(rows, facts)
     findings += quality_outliers(facts) + collection_findings(facts, rule.white_level)
@@ -173,7 +175,9 @@ def audit_images(
         [labels[image_id] for image_id in facts["image_id"]],
         thumbnails,
         facts[["height", "width"]].to_numpy(dtype=np.int64),
-        lambda keys: stack_thumbnails(ordered_map(fine_thumbnail, keys, threads), FINE_PIXELS),
+        lambda keys: stack_thumbnails(
+            ordered_map(fine_thumbnail, keys, threads, CHUNK), FINE_PIXELS
+        ),
     )
     # Pixels without structure have no near-duplicates, but they have copies.
     facts["cluster"] = merge_groups(clusters.cluster, facts["same_as"].tolist())

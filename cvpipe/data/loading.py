@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,27 +16,33 @@ Result = TypeVar("Result")
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, chunk: int = 1
 ) -> Iterator[Result]:
     """Apply a function to items in threads; results come in the order of the items.
 
-    At most `threads + 2` items are under way or waiting, so memory stays bounded however
-    slow the consumer is. An exception of the function is raised at its item's turn.
+    At most `threads + 2` chunks are under way or waiting, so memory stays bounded however
+    slow the consumer is. An exception of the function is raised at its chunk's turn.
 
     Args:
         function: Called in a worker thread.
         items: Its arguments.
         threads: Number of worker threads.
+        chunk: Items that a thread takes at once; handing one over costs it about .1 ms.
     """
-    pending: deque[Future[Result]] = deque()
+
+    def apply(some: tuple[Item, ...]) -> list[Result]:
+        return [function(item) for item in some]
+
+    pending: deque[Future[list[Result]]] = deque()
+    items = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for item in items:
-                pending.append(pool.submit(function, item))
+            while some := tuple(islice(items, chunk)):
+                pending.append(pool.submit(apply, some))
                 if len(pending) >= threads + 2:
-                    yield pending.popleft().result()
+                    yield from pending.popleft().result()
             while pending:
-                yield pending.popleft().result()
+                yield from pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()

@@ -53,7 +53,8 @@ def measure_quality(thumbnails: np.ndarray) -> pd.DataFrame:
     for start in range(0, len(thumbnails), BLOCK_ROWS):
         block = thumbnails[start : start + BLOCK_ROWS]
         pixels = block.reshape(len(block), -1)
-        highlights = np.partition(pixels, HIGHLIGHT, axis=1)[:, HIGHLIGHT]
+        # Stable means a radix sort here: three times as fast as a partition of single bytes.
+        highlights = np.sort(pixels, axis=1, kind="stable")[:, HIGHLIGHT]
         brightness, variance = _moments(block)
         _, of_laplacian = _moments(_laplacian(block))
         # Exactly 0 for one colour, because the sums are whole numbers.

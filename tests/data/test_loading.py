@@ -156,3 +156,17 @@ def test_an_unreadable_image_is_named(paths, threads, tmp_path):
     assert [len(next(batches)), len(next(batches))] == [2, 2]
     with pytest.raises(InputError, match=re.escape(f"cannot read the image {str(broken)!r}: ")):
         next(batches)
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("chunk", [1, 3, 10, 11])
+def test_chunks_change_nothing_but_who_works(threads, chunk):
+    workers = {}
+
+    def work(number):
+        workers[number] = threading.get_ident()
+        return number * number
+
+    assert list(ordered_map(work, iter(range(10)), threads, chunk)) == [n * n for n in range(10)]
+    for start in range(0, 10, chunk):
+        assert len({workers[n] for n in range(start, min(10, start + chunk))}) == 1
