@@ -14,7 +14,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -28,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from cvpipe.errors import InputError, nearest_name
+from cvpipe.augment_presets import AUGMENT_PRESETS
+from cvpipe.errors import InputError, check_name, nearest_name
 
 PRESETS = ("quick", "standard")
 FOLDERS = "folders"
@@ -39,6 +40,8 @@ class Section(BaseModel):
     """Base of all sections: frozen, strictly typed, no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Keys that a file may have besides the fields, in whose place they are put.
+    shorthands: ClassVar[tuple[str, ...]] = ()
 
 
 def _refuse_repeated(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -169,6 +172,81 @@ class ImagesSection(Section):
                 f"but is {list(window)}"
             )
         return window
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class AugmentSection(Section):
+    """How training images are changed from epoch to epoch; evaluation never sees a change.
+
+    A file may name a `preset` (`cvpipe.augment_presets`) and change some of its settings; what is
+    stored are the plain settings. All at their defaults: every image as it is. In the order in
+    which they are applied:
+
+    Attributes:
+        crop: `"resized"`: a random part of the image, brought to the full size. `"padded"`: the
+            image shifted, its border filled with its mirror image. `"none"`: the whole image.
+        min_area: Of a resized crop, the smallest share of the image's area.
+        max_stretch: Of a resized crop, the largest change of the aspect ratio that evaluation
+            shows, as a factor in either direction.
+        padding: Of a padded crop, the largest shift, as a share of the side.
+        horizontal_flip: Probability of exchanging left and right.
+        vertical_flip: Probability of exchanging top and bottom.
+        quarter_turns: Turn by 0, 90, 180 or 270 degrees; with a flip of .5 all eight symmetries.
+        rotation_degrees: Largest turn in either direction.
+        shift: Largest shift in both directions, as a share of the side.
+        zoom: Largest change of size in either direction, as a share.
+        shear_degrees: Largest slant in either direction.
+        brightness: Factors are drawn from [1 - brightness, 1 + brightness].
+        contrast: The same for the distance from the mean grey value.
+        saturation: The same for the distance from grey.
+        hue: Largest turn of the colour circle in either direction, in turns.
+        colour_pca: Standard deviation of AlexNet's colour jitter, .1 there; along the axes on
+            which the colours of the training images vary.
+        blur_pixels: Largest standard deviation of a Gaussian blur.
+        noise_levels: Largest standard deviation of Gaussian noise, in grey levels.
+        erasing: Probability of covering a random rectangle by grey noise.
+        mixup: Parameter of the beta distribution by which pairs of images are blended, with
+            their labels; 0: never.
+        cutmix: The same for a rectangle that is pasted from another image.
+        fused: Compute brightness, contrast and saturation as one matrix, clipped once; false:
+            one after the other by albumentations, clipped thrice.
+    """
+
+    shorthands: ClassVar[tuple[str, ...]] = ("preset",)
+
+    crop: Literal["none", "resized", "padded"] = "none"
+    min_area: float = Field(default=0.5, gt=0.0, le=1.0)
+    max_stretch: float = Field(default=4 / 3, ge=1.0, le=10.0)
+    padding: float = Field(default=0.125, gt=0.0, lt=1.0)
+    horizontal_flip: Share = 0.0
+    vertical_flip: Share = 0.0
+    quarter_turns: bool = False
+    rotation_degrees: float = Field(default=0.0, ge=0.0, le=180.0)
+    shift: float = Field(default=0.0, ge=0.0, lt=1.0)
+    zoom: float = Field(default=0.0, ge=0.0, lt=1.0)
+    shear_degrees: float = Field(default=0.0, ge=0.0, le=45.0)
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
+    hue: float = Field(default=0.0, ge=0.0, le=0.5)
+    colour_pca: float = Field(default=0.0, ge=0.0, le=10.0)
+    blur_pixels: float = Field(default=0.0, ge=0.0, le=50.0)
+    noise_levels: float = Field(default=0.0, ge=0.0, le=255.0)
+    erasing: Share = 0.0
+    mixup: float = Field(default=0.0, ge=0.0, le=100.0)
+    cutmix: float = Field(default=0.0, ge=0.0, le=100.0)
+    fused: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out_the_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "preset" not in values:
+            return values
+        given = dict(values)
+        name = check_name("preset", str(given.pop("preset")), AUGMENT_PRESETS)
+        return {**AUGMENT_PRESETS[name].settings, **given}
 
 
 ContenderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
@@ -352,6 +430,7 @@ class Config(Section):
     data: DataSection
     split: SplitSection = SplitSection()
     images: ImagesSection = ImagesSection()
+    augment: AugmentSection = AugmentSection()
     contender: tuple[Contender, ...]
     evaluate: EvaluateSection = EvaluateSection()
     export: ExportSection = ExportSection()
@@ -507,7 +586,8 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
 def _explain(error: Any) -> str:
     location = error["loc"]
     if error["type"] == "extra_forbidden":
-        known = _section_at(location[:-1]).model_fields
+        section = _section_at(location[:-1])
+        known = [*section.model_fields, *section.shorthands]
         return f"unknown key {_dotted(location)!r}; {nearest_name(location[-1], known)}"
     if error["type"] == "missing":
         return f"{_dotted(location)!r} is missing"

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cvpipe.augment_presets import AUGMENT_PRESETS
 from cvpipe.config import (
     PRESETS,
     QUICK_CONTENDERS,
+    AugmentSection,
     config_hash,
     load_config,
     name_of,
@@ -50,6 +52,9 @@ test_fraction = 0.125
 fit = "pad"
 white_level = 4095
 dicom_window = [40.0, 80.0]
+
+[augment]
+preset = "none"
 
 [[contender]]
 name = "hog_svm"
@@ -99,6 +104,28 @@ OTHER_VALUES = {
     "images.fit": "crop",
     "images.white_level": 4096,
     "images.dicom_window": [],
+    "augment.crop": "padded",
+    "augment.min_area": 0.7,
+    "augment.max_stretch": 1.2,
+    "augment.padding": 0.2,
+    "augment.horizontal_flip": 0.25,
+    "augment.vertical_flip": 0.25,
+    "augment.quarter_turns": True,
+    "augment.rotation_degrees": 3,
+    "augment.shift": 0.1,
+    "augment.zoom": 0.1,
+    "augment.shear_degrees": 3,
+    "augment.brightness": 0.3,
+    "augment.contrast": 0.3,
+    "augment.saturation": 0.3,
+    "augment.hue": 0.1,
+    "augment.colour_pca": 0.1,
+    "augment.blur_pixels": 1,
+    "augment.noise_levels": 2,
+    "augment.erasing": 0.3,
+    "augment.mixup": 0.2,
+    "augment.cutmix": 1,
+    "augment.fused": False,
     "contender.0.name": "hog_svm2",
     "contender.0.features": ["colour", "hog"],
     "contender.0.classifier": "softmax",
@@ -217,6 +244,14 @@ def test_defaults():
             "careless": True,
         },
         "images": {"fit": "stretch", "white_level": 65_535, "dicom_window": []},
+        "augment": {
+            **{"crop": "none", "min_area": 0.5, "max_stretch": 4 / 3, "padding": 0.125},
+            **{"horizontal_flip": 0.0, "vertical_flip": 0.0, "quarter_turns": False},
+            **{"rotation_degrees": 0.0, "shift": 0.0, "zoom": 0.0, "shear_degrees": 0.0},
+            **{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0},
+            **{"colour_pca": 0.0, "blur_pixels": 0.0, "noise_levels": 0.0, "erasing": 0.0},
+            **{"mixup": 0.0, "cutmix": 0.0, "fused": True},
+        },
         "contender": [
             {"name": "majority", "features": [], "classifier": "majority", "search": "fine"}
         ],
@@ -305,8 +340,8 @@ def test_given_values_are_not_changed():
 CLASSIC_KEYS = "choose one of ['classifier', 'features', 'name', 'search']."
 NETWORK_KEYS = "choose one of ['backbone', 'name', 'recipe', 'search']."
 TOP_KEYS = (
-    "choose one of ['contender', 'data', 'evaluate', 'export', 'images', 'name', 'seed', "
-    "'split', 'threads']."
+    "choose one of ['augment', 'contender', 'data', 'evaluate', 'export', 'images', 'name', "
+    "'seed', 'split', 'threads']."
 )
 PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
 
@@ -862,3 +897,45 @@ def test_a_class_that_looks_like_a_date_or_a_number_can_be_named():
     assert validate_config(minimal(), [*goal, 'evaluate.positive="0"']).evaluate.positive == "0"
     with pytest.raises(InputError, match=r"valid string, but is 0; write it in quotes: '\"0\"'"):
         validate_config(minimal(), [*goal, "evaluate.positive=0"])
+
+
+def test_a_preset_is_stored_as_plain_settings():
+    named = validate_config(minimal(augment={"preset": "xray_mri", "hue": 0.1}))
+    settings = {**AUGMENT_PRESETS["xray_mri"].settings, "hue": 0.1}
+    spelt_out = validate_config(minimal(augment=settings))
+    assert named == spelt_out
+    assert config_hash(named) == config_hash(spelt_out)
+    assert "preset" not in named.model_dump()["augment"]
+    assert validate_config(named.model_dump(mode="json")) == named
+    assert validate_config(minimal(), ["augment.preset=xray_mri", "augment.hue=0.1"]) == named
+
+
+def test_a_setting_beside_a_preset_wins():
+    config = validate_config(minimal(augment={"preset": "natural", "horizontal_flip": 0}))
+    assert config.augment.horizontal_flip == 0
+    assert config.augment.crop == "resized"
+
+
+@pytest.mark.parametrize("name", AUGMENT_PRESETS)
+def test_presets_are_valid_and_say_why(name):
+    preset = AUGMENT_PRESETS[name]
+    section = AugmentSection.model_validate({"preset": name})
+    assert section.model_dump(include=set(preset.settings)) == preset.settings
+    assert len(preset.reason) > 20 or name == "none"
+
+
+def test_presets_keep_what_their_domain_needs():
+    sections = {name: AugmentSection.model_validate({"preset": name}) for name in AUGMENT_PRESETS}
+    assert sections["none"] == AugmentSection()
+    scans = sections["xray_mri"]
+    assert (scans.hue, scans.saturation, scans.vertical_flip, scans.quarter_turns) == (
+        0,
+        0,
+        0,
+        False,
+    )
+    digits = sections["digits"]
+    assert (digits.horizontal_flip, digits.vertical_flip, digits.quarter_turns) == (0, 0, False)
+    cells = sections["microscopy"]
+    assert cells.quarter_turns
+    assert cells.horizontal_flip == 0.5

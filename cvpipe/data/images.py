@@ -349,6 +349,15 @@ def _orientation(image: Image.Image) -> int:
         return 1  # damaged metadata say nothing, but the pixels are sound
 
 
+def orientation_of(data: bytes) -> int:
+    """Read from an image file how it has to be turned; a key of `TURNS`, or none of them."""
+    try:
+        with open_image(io.BytesIO(data), find_format(data[:START_BYTES])) as image:
+            return _orientation(image)
+    except DAMAGE:
+        return 1  # damaged metadata say nothing
+
+
 def _num_pages(image: Image.Image) -> int:
     """Count frames or pages; called last, because counting them moves to the last one."""
     try:
