@@ -1,4 +1,8 @@
-"""Content-addressed rows on disk: what a frozen network or a fixed feature gives for an image.
+"""Content-addressed rows on disk: features of images, and their decoded pixels.
+
+A row is an array that depends on nothing but a space and an image: what a frozen network or a fixed
+feature gives, or the pixels themselves. Small rows are handed over in one array (`cached_rows`),
+large ones stay on disk and are mapped (`mapped_rows`).
 
 A *space* is everything but the image that decides a row: decode and resize rule, weights,
 layer, runtime, versions. It is a JSON-able dict; its hash names a folder. In it lie
@@ -10,14 +14,15 @@ counts as not there: its rows are computed again.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,8 +31,63 @@ from cvpipe.files import atomic_path, read_json, write_json, write_text
 
 VERSION = 1  # raise it when the meaning of stored rows changes
 CHUNK_ROWS = 256  # some seconds of work: what a kill can lose
+# A mapping holds a file descriptor, and some systems allow a process no more than 256 of them.
+MAX_MAPPED_CHUNKS = 128
 DEFAULT_MAX_BYTES = 5_000_000_000
 NAME_LENGTH = 32  # hexadecimal digits in the name of a space's folder
+UNREADABLE = (OSError, ValueError, EOFError)  # what a chunk that is gone or damaged raises
+
+Compute = Callable[[list[int]], np.ndarray]
+Track = Callable[[Iterable[int], int], Iterable[int]]
+
+
+class _Chunk(NamedTuple):
+    """Rows of one file, and which of them belong to which wanted key."""
+
+    path: Path
+    rows: np.ndarray
+    numbers: dict[str, int]
+
+
+class MappedRows:
+    """Rows that stay on disk, as a sequence: `rows[position]` is a read-only view.
+
+    Any number of threads may read at the same time. Another process may trim the cache
+    meanwhile: what is mapped stays valid (POSIX), and a row whose chunk is gone is computed
+    whenever it is asked for, so it is slower but the same. Of many chunks only the last ones used
+    are kept mapped, at most `MAX_MAPPED_CHUNKS` in a process.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[tuple[Path, int]],
+        compute: Compute,
+        row_shape: tuple[int, ...],
+        dtype: np.dtype,
+    ) -> None:
+        self._places = places
+        self._compute = compute
+        self._row_shape = row_shape
+        self._dtype = dtype
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        path, number = self._places[position]
+        try:
+            return _map_chunk(path)[number]
+        except UNREADABLE:
+            row = self._compute([range(len(self))[position]])[0]
+            row.flags.writeable = False
+            return row
+
+    def to_memory(self) -> np.ndarray:
+        """Copy all rows into one array of shape `(len(self), *row_shape)`."""
+        rows = np.empty((len(self), *self._row_shape), dtype=self._dtype)
+        for position in range(len(self)):
+            rows[position] = self[position]
+        return rows
 
 
 def cache_root() -> Path:
@@ -54,10 +114,10 @@ def max_bytes() -> int:
 def cached_rows(
     space: Mapping[str, Any],
     keys: Sequence[str],
-    compute: Callable[[list[int]], np.ndarray],
+    compute: Compute,
     row_size: int,
     root: Path,
-    track: Callable[[Iterable[int], int], Iterable[int]] = lambda items, _: items,
+    track: Track = lambda items, _: items,
 ) -> np.ndarray:
     """Return one row per key, computing only those that are not stored yet.
 
@@ -74,41 +134,51 @@ def cached_rows(
 
     Returns:
         `float32` array of shape `(len(keys), row_size)`.
+
+    Raises:
+        InputError: The cache cannot be written.
     """
-    if "" in keys:
-        raise ValueError("an empty key would give different images the same row")
-    folder = space_folder(space, root)
     rows = np.empty((len(keys), row_size), dtype=np.float32)
-    found = _read_chunks(folder, keys, rows)
-    first_positions: dict[str, int] = {}
+    positions: dict[str, list[int]] = {}
     for position, key in enumerate(keys):
-        if key not in found:
-            first_positions.setdefault(key, position)
-    missing = list(first_positions.values())
-    if missing:
-        try:
-            with _trimmed_meanwhile():
-                write_json(folder / "space.json", {**space, "version": VERSION})
-        except OSError as error:
-            raise InputError(
-                f"cannot write the cache {str(root)!r} ({error.strerror}); name another folder in "
-                "the environment variable CVPIPE_CACHE_DIR."
-            ) from None
-    starts = range(0, len(missing), CHUNK_ROWS)
-    for start in track(starts, len(starts)):
-        positions = missing[start : start + CHUNK_ROWS]
-        computed = compute(positions)
-        if computed.shape != (len(positions), row_size) or computed.dtype != np.float32:
-            raise ValueError(
-                f"compute must return float32 of shape {(len(positions), row_size)}, "
-                f"but returned {computed.dtype} of shape {computed.shape}"
-            )
-        rows[positions] = computed
-        _write_chunk(folder, [keys[p] for p in positions], computed)
-    for position, key in enumerate(keys):
-        if key in first_positions:
-            rows[position] = rows[first_positions[key]]
+        positions.setdefault(key, []).append(position)
+    for chunk in _chunks(space, keys, compute, (row_size,), rows.dtype, root, track, None):
+        for key, number in chunk.numbers.items():
+            rows[positions[key]] = chunk.rows[number]
     return rows
+
+
+def mapped_rows(
+    space: Mapping[str, Any],
+    keys: Sequence[str],
+    compute: Compute,
+    row_shape: tuple[int, ...],
+    dtype: np.dtype,
+    root: Path,
+    track: Track = lambda items, _: items,
+) -> MappedRows:
+    """Store one row per key, computing only those that are not stored yet, and map them.
+
+    At most two chunks are in memory at a time, however many rows there are.
+
+    Args:
+        space: See `cached_rows`.
+        keys: See `cached_rows`.
+        compute: As in `cached_rows`, with rows of `row_shape` and `dtype`. It is kept for rows
+            whose chunk is gone when they are read, so any thread may call it.
+        row_shape: Shape of a row.
+        dtype: Type of its values.
+        root: Folder of the cache.
+        track: See `cached_rows`.
+
+    Raises:
+        InputError: The cache cannot be written.
+    """
+    places: dict[str, tuple[Path, int]] = {}
+    for chunk in _chunks(space, keys, compute, row_shape, dtype, root, track, "r"):
+        for key, number in chunk.numbers.items():
+            places[key] = (chunk.path, number)
+    return MappedRows([places[key] for key in keys], compute, row_shape, dtype)
 
 
 def space_folder(space: Mapping[str, Any], root: Path) -> Path:
@@ -117,53 +187,104 @@ def space_folder(space: Mapping[str, Any], root: Path) -> Path:
     return root / hashlib.sha256(text.encode()).hexdigest()[:NAME_LENGTH]
 
 
-def _read_chunks(folder: Path, keys: Sequence[str], rows: np.ndarray) -> set[str]:
-    """Fill `rows` from the chunks of a space and return the keys that were found."""
-    positions: dict[str, list[int]] = {}
+def _chunks(
+    space: Mapping[str, Any],
+    keys: Sequence[str],
+    compute: Compute,
+    row_shape: tuple[int, ...],
+    dtype: np.dtype,
+    root: Path,
+    track: Track,
+    mmap_mode: Literal["r"] | None,
+) -> Iterator[_Chunk]:
+    """Give every key once: in the chunks that are stored, then in those that are computed."""
+    if "" in keys:
+        raise ValueError("an empty key would give different images the same row")
+    folder = space_folder(space, root)
+    missing: dict[str, int] = {}
     for position, key in enumerate(keys):
-        positions.setdefault(key, []).append(position)
-    found: set[str] = set()
+        missing.setdefault(key, position)
     for index_path in sorted(folder.glob("*-index.json")):
-        chunk = _read_chunk(index_path, positions, rows.shape[1])
-        for key, row in chunk.items():
-            rows[positions[key]] = row
-        found.update(chunk)
-    return found
+        chunk = _read_chunk(index_path, missing, row_shape, dtype, mmap_mode)
+        if chunk:
+            for key in chunk.numbers:
+                del missing[key]
+            yield chunk
+    if missing:
+        with _writing(root):
+            write_json(folder / "space.json", {**space, "version": VERSION})
+    positions = list(missing.values())
+    starts = range(0, len(positions), CHUNK_ROWS)
+    for start in track(starts, len(starts)):
+        some = positions[start : start + CHUNK_ROWS]
+        rows = compute(some)
+        if rows.shape != (len(some), *row_shape) or rows.dtype != dtype:
+            raise ValueError(
+                f"compute must return {dtype} of shape {(len(some), *row_shape)}, "
+                f"but returned {rows.dtype} of shape {rows.shape}"
+            )
+        numbers = {keys[position]: number for number, position in enumerate(some)}
+        path = folder / f"{uuid.uuid4().hex}.npy"
+        with _writing(root):
+            _write_chunk(path, list(numbers), rows)
+        yield _Chunk(path, rows, numbers)
 
 
-def _read_chunk(index_path: Path, wanted: Container[str], row_size: int) -> dict[str, np.ndarray]:
-    """Map the wanted keys of a chunk to their rows; nothing if it is gone or damaged."""
-    rows_path = index_path.with_name(index_path.name.replace("-index.json", ".npy"))
+def _read_chunk(
+    index_path: Path,
+    wanted: Container[str],
+    row_shape: tuple[int, ...],
+    dtype: np.dtype,
+    mmap_mode: Literal["r"] | None,
+) -> _Chunk | None:
+    """Open a chunk that has wanted keys; None if it has none, is gone or is damaged."""
+    path = index_path.with_name(index_path.name.replace("-index.json", ".npy"))
     try:
         keys = read_json(index_path)
         numbers = {key: number for number, key in enumerate(keys) if key in wanted}
         if not numbers:
-            return {}
-        rows = np.load(rows_path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return {}
-    if rows.shape != (len(keys), row_size) or rows.dtype != np.float32:
-        return {}
+            return None
+        rows = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except UNREADABLE:
+        return None
+    if rows.shape != (len(keys), *row_shape) or rows.dtype != dtype:
+        return None
     with contextlib.suppress(OSError):  # a cache that others own can be read all the same
         os.utime(index_path)  # the time of last use, for `trim`
-    return {key: rows[number] for key, number in numbers.items()}
+    return _Chunk(path, rows, numbers)
 
 
-def _write_chunk(folder: Path, keys: list[str], rows: np.ndarray) -> None:
-    name = uuid.uuid4().hex
-    with _trimmed_meanwhile():
-        with atomic_path(folder / f"{name}.npy") as partial:
-            np.save(partial, rows, allow_pickle=False)
-        write_text(folder / f"{name}-index.json", json.dumps(keys))
+@functools.lru_cache(maxsize=MAX_MAPPED_CHUNKS)
+def _map_chunk(path: Path) -> np.ndarray:
+    # Without NumPy's own class for mappings, whose views cost several times as much.
+    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
-def _trimmed_meanwhile() -> contextlib.AbstractContextManager[None]:
+def _write_chunk(path: Path, keys: list[str], rows: np.ndarray) -> None:
+    with atomic_path(path) as partial:
+        np.save(partial, rows, allow_pickle=False)
+    write_text(path.with_name(f"{path.stem}-index.json"), json.dumps(keys))
+
+
+@contextlib.contextmanager
+def _writing(root: Path) -> Iterator[None]:
     """Go on when another process removes the folder that is being written to.
 
     The rows are computed and handed on; they are only not kept.
+
+    Raises:
+        InputError: The cache cannot be written.
     """
+    try:
+        yield
     # FileExistsError: the folder went between the two looks that `mkdir` takes at it.
-    return contextlib.suppress(FileNotFoundError, FileExistsError)
+    except (FileNotFoundError, FileExistsError):
+        return
+    except OSError as error:
+        raise InputError(
+            f"cannot write the cache {str(root)!r} ({error.strerror}); name another folder in "
+            "the environment variable CVPIPE_CACHE_DIR."
+        ) from None
 
 
 def trim(root: Path, limit_bytes: int) -> int:

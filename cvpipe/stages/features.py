@@ -16,8 +16,9 @@ import numpy as np
 
 from cvpipe.cache import cache_root, cached_rows
 from cvpipe.config import Contender
-from cvpipe.data.images import DECODE_RULE, DecodeRule
+from cvpipe.data.images import DecodeRule
 from cvpipe.data.loading import load_batches
+from cvpipe.data.pixels import image_space
 from cvpipe.features.table import FEATURES, Feature
 from cvpipe.formats import reader_versions
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
@@ -70,7 +71,7 @@ def _image_descriptor(name: str, feature: Feature, rule: DecodeRule, threads: in
     space = {
         "feature": feature.identity,
         "opencv": next(iter(check_builds(installed_builds()).values())),
-        **_image_space(feature.image_size, rule),
+        **image_space(feature.image_size, rule),
     }
     row_size = transformer.transform(blank).shape[1]
     describe = from_images(transformer.transform, feature.image_size, rule, threads)
@@ -89,25 +90,13 @@ def _backbone_descriptor(name: str, rule: DecodeRule, threads: int) -> Descripto
         # What decides the last bits:
         "threads": threads,
         "devices": list_devices(),
-        **_image_space(backbone.image_size, rule),
+        **image_space(backbone.image_size, rule),
     }
 
     def prepare() -> Describe:
         return from_images(load_embed(name, threads), backbone.image_size, rule, threads)
 
     return Descriptor(name, backbone.num_features, space, prepare)
-
-
-def _image_space(image_size: tuple[int, int], rule: DecodeRule) -> dict[str, Any]:
-    """State how a file becomes pixels."""
-    return {
-        "image_size": image_size,
-        "decode": DECODE_RULE,
-        "fit": rule.fit,
-        "white_level": rule.white_level,
-        "dicom_window": rule.dicom_window,
-        **reader_versions(),
-    }
 
 
 def from_images(

@@ -9,6 +9,7 @@ from PIL import Image
 from cvpipe import cache as cache_module
 from cvpipe.classifiers import fit_at
 from cvpipe.config import validate_config
+from cvpipe.data import pixels as pixels_module
 from cvpipe.data.images import DEFAULT_RULE, DecodeRule, read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.features.file_facts import describe_files
@@ -180,7 +181,7 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
     # What only decides whether an image is decoded at all is not asked.
     rule = dataclasses.replace(rule, max_pixels=10**9)
     assert not is_computed_anew()
-    monkeypatch.setattr(stage, "DECODE_RULE", "rgb-3")
+    monkeypatch.setattr(pixels_module, "DECODE_RULE", "rgb-3")
     assert is_computed_anew()
     feature = FEATURES["counting"]
     other_identity = dataclasses.replace(feature, identity="counting-2")
@@ -189,7 +190,7 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
         monkeypatch.setitem(FEATURES, "counting", other)
         assert is_computed_anew()
     versions = {"pillow": "1", "opencv": "4.1", "pydicom": "3", "pylibjpeg-openjpeg": "2"}
-    monkeypatch.setattr(stage, "reader_versions", versions.copy)
+    monkeypatch.setattr(pixels_module, "reader_versions", versions.copy)
     monkeypatch.setattr(stage, "installed_builds", lambda: {"headless": versions["opencv"]})
     assert is_computed_anew()
     for package in versions:
