@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -33,6 +34,7 @@ VERSION = 1  # raise it when the meaning of stored rows changes
 CHUNK_ROWS = 256  # some seconds of work: what a kill can lose
 # A mapping holds a file descriptor, and some systems allow a process no more than 256 of them.
 MAX_MAPPED_CHUNKS = 128
+MAPPED_BYTES = 32_000_000  # so small rows come in larger chunks, which together map 4 GB
 DEFAULT_MAX_BYTES = 5_000_000_000
 NAME_LENGTH = 32  # hexadecimal digits in the name of a space's folder
 UNREADABLE = (OSError, ValueError, EOFError)  # what a chunk that is gone or damaged raises
@@ -142,7 +144,10 @@ def cached_rows(
     positions: dict[str, list[int]] = {}
     for position, key in enumerate(keys):
         positions.setdefault(key, []).append(position)
-    for chunk in _chunks(space, keys, compute, (row_size,), rows.dtype, root, track, None):
+    chunks = _chunks(
+        space, keys, compute, (row_size,), rows.dtype, root, track, CHUNK_ROWS, mmap_mode=None
+    )
+    for chunk in chunks:
         for key, number in chunk.numbers.items():
             rows[positions[key]] = chunk.rows[number]
     return rows
@@ -164,8 +169,9 @@ def mapped_rows(
     Args:
         space: See `cached_rows`.
         keys: See `cached_rows`.
-        compute: As in `cached_rows`, with rows of `row_shape` and `dtype`. It is kept for rows
-            whose chunk is gone when they are read, so any thread may call it.
+        compute: As in `cached_rows`, with rows of `row_shape` and `dtype`; it receives more than
+            `CHUNK_ROWS` positions where these have less than `MAPPED_BYTES`. It is kept for
+            rows whose chunk is gone when they are read, so any thread may call it.
         row_shape: Shape of a row.
         dtype: Type of its values.
         root: Folder of the cache.
@@ -175,7 +181,9 @@ def mapped_rows(
         InputError: The cache cannot be written.
     """
     places: dict[str, tuple[Path, int]] = {}
-    for chunk in _chunks(space, keys, compute, row_shape, dtype, root, track, "r"):
+    chunk_rows = max(CHUNK_ROWS, MAPPED_BYTES // (math.prod(row_shape) * dtype.itemsize))
+    chunks = _chunks(space, keys, compute, row_shape, dtype, root, track, chunk_rows, mmap_mode="r")
+    for chunk in chunks:
         for key, number in chunk.numbers.items():
             places[key] = (chunk.path, number)
     return MappedRows([places[key] for key in keys], compute, row_shape, dtype)
@@ -195,6 +203,7 @@ def _chunks(
     dtype: np.dtype,
     root: Path,
     track: Track,
+    chunk_rows: int,
     mmap_mode: Literal["r"] | None,
 ) -> Iterator[_Chunk]:
     """Give every key once: in the chunks that are stored, then in those that are computed."""
@@ -214,9 +223,9 @@ def _chunks(
         with _writing(root):
             write_json(folder / "space.json", {**space, "version": VERSION})
     positions = list(missing.values())
-    starts = range(0, len(positions), CHUNK_ROWS)
+    starts = range(0, len(positions), chunk_rows)
     for start in track(starts, len(starts)):
-        some = positions[start : start + CHUNK_ROWS]
+        some = positions[start : start + chunk_rows]
         rows = compute(some)
         if rows.shape != (len(some), *row_shape) or rows.dtype != dtype:
             raise ValueError(

@@ -28,6 +28,11 @@ def row_of(key):
     return np.frombuffer(digest, np.uint8).reshape(SHAPE)
 
 
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(cache, "MAPPED_BYTES", 0)
+
+
 class Asked:
     """Rows of keys, and the keys that had to be computed for them, call by call."""
 
@@ -204,14 +209,22 @@ def test_two_chunks_at_most_are_in_memory(tmp_path):
     def compute(positions):
         return np.zeros((len(positions), *shape), np.uint8)
 
-    tracemalloc.start()
-    try:
-        rows = mapped_rows(SPACE, keys, compute, shape, UINT8, tmp_path)
-        assert not any(row.any() for row in rows)
-        # Keys and places need far less than half a chunk.
-        assert tracemalloc.get_traced_memory()[1] < 2.5 * chunk_bytes
-    finally:
-        tracemalloc.stop()
+    # Keys and places need far less than half a chunk.
+    for most in (2.5 * chunk_bytes, 0.5 * chunk_bytes):  # cold, warm
+        tracemalloc.start()
+        try:
+            rows = mapped_rows(SPACE, keys, compute, shape, UINT8, tmp_path)
+            assert not any(row.any() for row in rows)
+            assert tracemalloc.get_traced_memory()[1] < most
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("mapped_bytes", "sizes"), [(24 * 300, [300, 100]), (24, [256, 144])])
+def test_small_rows_come_in_large_chunks(tmp_path, monkeypatch, mapped_bytes, sizes):
+    monkeypatch.setattr(cache, "MAPPED_BYTES", mapped_bytes)
+    calls = Asked(names(0, 400), tmp_path).check().calls
+    assert [len(call) for call in calls] == sizes
 
 
 MANY_CHUNKS = """
@@ -220,7 +233,7 @@ from pathlib import Path
 from cvpipe import cache
 from tests.test_mapped_rows import Asked, names
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-cache.CHUNK_ROWS = 1
+cache.CHUNK_ROWS, cache.MAPPED_BYTES = 1, 0
 root = Path(sys.argv[1])
 Asked(names(0, 400), root).check()
 warm = Asked(names(0, 400), root).check()

@@ -146,6 +146,11 @@ def test_free_memory_of_this_machine():
 # Decoding.
 
 
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(cache, "MAPPED_BYTES", 0)
+
+
 def write_images(root, num_images):
     """Noisy images of different sizes, some higher than wide."""
     rng = np.random.default_rng(0)
@@ -303,7 +308,7 @@ def hang(path, rule):
         time.sleep(60)
     return read_image(path, rule)
 loading.read_image = hang
-cache.CHUNK_ROWS = 4
+cache.CHUNK_ROWS, cache.MAPPED_BYTES = 4, 0
 decode(sorted(root.glob("*.png")), root / "cache", threads=1)
 """
 
