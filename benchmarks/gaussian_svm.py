@@ -15,8 +15,8 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from cvpipe.data.images import DecodeRule
-from cvpipe.data.loading import load_batches
 from cvpipe.data.manifest import scan_images
+from cvpipe.data.threads import load_batches
 from cvpipe.features.hog import HistogramOfOrientedGradients
 from cvpipe.gaussian_svm import GaussianSVM
 

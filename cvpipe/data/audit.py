@@ -30,7 +30,6 @@ from cvpipe.data.images import (
     inspect_image,
     read_image,
 )
-from cvpipe.data.loading import ordered_map
 from cvpipe.data.quality import (
     QUALITY_COLUMNS,
     is_constant,
@@ -38,6 +37,7 @@ from cvpipe.data.quality import (
     quality_outliers,
 )
 from cvpipe.data.splits import merge_groups
+from cvpipe.data.threads import ordered_map
 from cvpipe.data.thumbnails import THUMBNAIL_PIXELS, grey_thumbnail
 from cvpipe.files import open_regular
 from cvpipe.frames import SPLITS

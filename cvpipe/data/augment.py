@@ -5,8 +5,8 @@ numbers that can be stored, shown and used as a cache key. `apply_view` turns an
 into pixels and draws nothing. A key names the seed, the epoch and the image, so what is drawn
 does not depend on the order of the images, the batches or the number of threads.
 
-The random numbers are the bits of a hash of the key, not those of a generator: they are the same
-for every version of NumPy, and every setting has numbers of its own, so switching one off leaves
+What is drawn are the bits of a hash of the key, not numbers of a generator: a view is the same
+with every version of NumPy, and every setting has numbers of its own, so switching one off leaves
 the draws of all others as they were.
 """
 
@@ -167,7 +167,7 @@ def draw_view(
         light=light,
         blur=u[22] * settings.blur_pixels,
         noise=u[23] * settings.noise_levels,
-        noise_seed=int(u[24] * 2**32),
+        noise_seed=int(u[24] * 2**32) if settings.noise_levels or erased else 0,
         erased=erased,
     )
 

@@ -1,137 +1,22 @@
-"""Load many images in threads: in order, a bounded look-ahead, the same for any number of threads.
-
-`load_batches` brings images to one size, as evaluation sees them; `Loader` shuffles and augments
-them for training.
-"""
+"""Deliver shuffled and augmented batches of training images, made by threads ahead of time."""
 
 import contextlib
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from cvpipe.config import AugmentSection
 from cvpipe.data.augment import View, apply_view, draw_view, view_key
-from cvpipe.data.images import (
-    DecodeRule,
-    Fit,
-    UnreadableImageError,
-    read_image,
-    resize_image,
-)
-from cvpipe.data.jpeg import OpenedImage, choose_reduction, open_photo, reduce_box
+from cvpipe.data.images import Fit, UnreadableImageError
+from cvpipe.data.jpeg import choose_reduction, reduce_box
 from cvpipe.data.mixing import mix_batch
+from cvpipe.data.pixels import ImageSource
+from cvpipe.data.threads import ordered_map
 from cvpipe.errors import InputError
-from cvpipe.files import open_regular
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], threads: int, chunk: int = 1
-) -> Generator[Result, None, None]:
-    """Apply a function to items in threads; results come in the order of the items.
-
-    At most `threads + 2` chunks are under way or waiting, so memory stays bounded however
-    slow the consumer is. An exception of the function is raised at its chunk's turn.
-
-    Args:
-        function: Called in a worker thread.
-        items: Its arguments.
-        threads: Number of worker threads; 0: none, an item is done when it is asked for.
-        chunk: Items that a thread takes at once; handing one over costs it about .1 ms.
-    """
-
-    def apply(some: tuple[Item, ...]) -> list[Result]:
-        return [function(item) for item in some]
-
-    if threads == 0:
-        yield from map(function, items)
-        return
-    pending: deque[Future[list[Result]]] = deque()
-    items = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            while some := tuple(islice(items, chunk)):
-                pending.append(pool.submit(apply, some))
-                if len(pending) >= threads + 2:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-def load_batches(
-    paths: Sequence[Path],
-    image_size: tuple[int, int],
-    rule: DecodeRule,
-    batch_size: int,
-    threads: int,
-) -> Iterator[np.ndarray]:
-    """Load images in batches, in the order of the paths; the last batch may be smaller.
-
-    Args:
-        paths: Image files.
-        image_size: `(height, width)` in pixels.
-        rule: How a file becomes pixels.
-        batch_size: Images per batch.
-        threads: Number of worker threads; the result does not depend on it.
-
-    Yields:
-        `uint8` arrays of shape `(n, height, width, 3)` with `n <= batch_size`.
-
-    Raises:
-        InputError: An image cannot be read; the message names it.
-    """
-
-    def load(batch: Sequence[Path]) -> np.ndarray:
-        images = (read_image(path, rule) for path in batch)
-        return np.stack([resize_image(image, image_size, rule.fit) for image in images])
-
-    starts = range(0, len(paths), batch_size)
-    yield from ordered_map(load, (paths[s : s + batch_size] for s in starts), threads)
-
-
-class ImageSource(Protocol):
-    """Images by position, opened on demand."""
-
-    def open(self, position: int) -> OpenedImage:
-        """Read the header of an image; see `cvpipe.data.jpeg.open_photo`."""
-
-
-class ImageFiles:
-    """Image files, read anew whenever they are asked for."""
-
-    def __init__(self, paths: Sequence[Path], rule: DecodeRule) -> None:
-        self.paths = paths
-        self.rule = rule
-
-    def open(self, position: int) -> OpenedImage:
-        """Read the header of a file."""
-        with open_regular(self.paths[position]) as file:
-            return open_photo(file.read(), self.rule)
-
-
-class DecodedImages:
-    """Images that are decoded already: an array, or rows of a memory-mapped cache."""
-
-    def __init__(self, rows: Sequence[np.ndarray] | np.ndarray) -> None:
-        self.rows = rows
-
-    def open(self, position: int) -> OpenedImage:
-        """Look at a row."""
-        pixels = self.rows[position]
-        return OpenedImage((pixels.shape[0], pixels.shape[1]), lambda _: pixels)
 
 
 class Batch(NamedTuple):

@@ -15,13 +15,17 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from cvpipe.cache import MappedRows, Track, mapped_rows
+from cvpipe.cache import MappedRows, Track, mapped_rows, max_bytes
+from cvpipe.config import AugmentSection
+from cvpipe.data.augment import stored_size
 from cvpipe.data.images import DECODE_RULE, DecodeRule
-from cvpipe.data.loading import load_batches
+from cvpipe.data.jpeg import OpenedImage, open_photo
+from cvpipe.data.threads import load_batches
+from cvpipe.files import open_regular
 from cvpipe.formats import reader_versions
 
 Storage = Literal["memory", "mapped", "files"]
@@ -171,3 +175,72 @@ def decoded_pixels(
     space = {"pixels": "uint8", **image_space(image_size, rule)}
     shape = (*image_size, 3)
     return mapped_rows(space, sha256s, decode, shape, np.dtype(np.uint8), root, track)
+
+
+class ImageSource(Protocol):
+    """Images by position, opened on demand."""
+
+    def open(self, position: int) -> OpenedImage:
+        """Read the header of an image; see `cvpipe.data.jpeg.open_photo`."""
+
+
+class ImageFiles:
+    """Image files, read anew whenever they are asked for."""
+
+    def __init__(self, paths: Sequence[Path], rule: DecodeRule) -> None:
+        self.paths = paths
+        self.rule = rule
+
+    def open(self, position: int) -> OpenedImage:
+        """Read the header of a file."""
+        with open_regular(self.paths[position]) as file:
+            return open_photo(file.read(), self.rule)
+
+
+class DecodedImages:
+    """Images that are decoded already: an array, or rows of a memory-mapped cache."""
+
+    def __init__(self, rows: MappedRows | np.ndarray) -> None:
+        self.rows = rows
+
+    def open(self, position: int) -> OpenedImage:
+        """Look at a row."""
+        pixels = self.rows[position]
+        return OpenedImage((pixels.shape[0], pixels.shape[1]), lambda _: pixels)
+
+
+def choose_source(
+    paths: Sequence[Path],
+    sha256s: Sequence[str],
+    image_size: tuple[int, int],
+    augment: AugmentSection,
+    rule: DecodeRule,
+    threads: int,
+    root: Path,
+    track: Track = lambda items, _: items,
+) -> tuple[ImageSource, str]:
+    """Decide where training images are kept, and prepare that.
+
+    Decoded once into memory or the cache where they fit, read as files otherwise. Between memory
+    and cache no pixel differs; a file has more pixels than what is kept of it.
+
+    Args:
+        paths: Image files.
+        sha256s: Hash of each file's bytes.
+        image_size: `(height, width)` of what is trained on.
+        augment: What crops need decides the size that is kept.
+        rule: How a file becomes pixels.
+        threads: Threads that decode.
+        root: Folder of the cache.
+        track: As in `cvpipe.cache.mapped_rows`.
+
+    Returns:
+        The source, and a sentence about it for people.
+    """
+    size = stored_size(augment, image_size)
+    storage = choose_storage(len(paths), size, max_bytes(), free_memory_bytes())
+    said = describe_storage(storage, len(paths), size)
+    if storage == "files":
+        return ImageFiles(paths, rule), said
+    rows = decoded_pixels(paths, sha256s, size, rule, threads, root, track)
+    return DecodedImages(rows.to_memory() if storage == "memory" else rows), said

@@ -12,7 +12,7 @@ from cvpipe.config import Config
 from cvpipe.data.audit import Audit
 from cvpipe.data.findings import KINDS, SEVERITIES
 from cvpipe.data.images import decode_rule
-from cvpipe.data.loading import ordered_map
+from cvpipe.data.threads import ordered_map
 from cvpipe.files import write_text
 from cvpipe.frames import SPLITS
 from cvpipe.report.audit_page import (

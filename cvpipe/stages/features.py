@@ -17,8 +17,8 @@ import numpy as np
 from cvpipe.cache import cache_root, cached_rows
 from cvpipe.config import Contender
 from cvpipe.data.images import DecodeRule
-from cvpipe.data.loading import load_batches
 from cvpipe.data.pixels import image_space
+from cvpipe.data.threads import load_batches
 from cvpipe.features.table import FEATURES, Feature
 from cvpipe.formats import reader_versions
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint

@@ -11,7 +11,7 @@ import pandas as pd
 from cvpipe.config import FOLDERS, Config, SplitSection, name_of, validate_config
 from cvpipe.data.audit import Audit
 from cvpipe.data.images import DecodeRule
-from cvpipe.data.loading import load_batches
+from cvpipe.data.threads import load_batches
 from cvpipe.errors import InputError
 from cvpipe.files import write_text
 from cvpipe.models.features import BATCH_SIZE

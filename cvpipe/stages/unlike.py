@@ -21,8 +21,8 @@ from cvpipe.classifiers import linear_head
 from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.audit import hash_file
 from cvpipe.data.images import DecodeRule, decode_rule, read_image
-from cvpipe.data.loading import ordered_map
 from cvpipe.data.manifest import is_image_name
+from cvpipe.data.threads import ordered_map
 from cvpipe.errors import InputError, check_name
 from cvpipe.evaluation.detection import area_with_interval
 from cvpipe.evaluation.means import mean_with_interval

@@ -8,7 +8,7 @@ import numpy as np
 
 from cvpipe import frames
 from cvpipe.data.audit import hash_file
-from cvpipe.data.loading import load_batches
+from cvpipe.data.threads import load_batches
 from cvpipe.errors import InputError
 from cvpipe.export.bundle import KERAS_TOLERANCE, compare_probabilities
 from cvpipe.files import read_json, write_json

@@ -297,9 +297,9 @@ DECODE_AND_HANG = """
 import sys, time
 from pathlib import Path
 from cvpipe import cache
-from cvpipe.data import loading
+from cvpipe.data import threads
 from tests.data.test_pixels import decode
-root, read_image, num_read = Path(sys.argv[1]), loading.read_image, 0
+root, read_image, num_read = Path(sys.argv[1]), threads.read_image, 0
 def hang(path, rule):
     global num_read
     num_read += 1
@@ -307,7 +307,7 @@ def hang(path, rule):
         (root / "hangs").touch()
         time.sleep(60)
     return read_image(path, rule)
-loading.read_image = hang
+threads.read_image = hang
 cache.CHUNK_ROWS, cache.MAPPED_BYTES = 4, 0
 decode(sorted(root.glob("*.png")), root / "cache", threads=1)
 """

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cvpipe.data.images import DecodeRule, read_image, resize_image
-from cvpipe.data.loading import load_batches, ordered_map
+from cvpipe.data.threads import load_batches, ordered_map
 from cvpipe.errors import InputError
 
 THREADS = [1, 2, 8]
