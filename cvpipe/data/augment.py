@@ -290,8 +290,10 @@ def resize_crop(crop: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     block_rows, block_columns = crop.shape[0] // height, crop.shape[1] // width
     if max(block_rows, block_columns) > 1:
         rows, columns = max(1, block_rows), max(1, block_columns)
-        whole = crop[: crop.shape[0] // rows * rows, : crop.shape[1] // columns * columns]
-        size = (whole.shape[1] // columns, whole.shape[0] // rows)
+        # What fills no block is left out on both sides: less than half a pixel of the result.
+        top, left = crop.shape[0] % rows // 2, crop.shape[1] % columns // 2
+        size = (crop.shape[1] // columns, crop.shape[0] // rows)
+        whole = crop[top : top + size[1] * rows, left : left + size[0] * columns]
         crop = cv2.resize(whole, size, interpolation=cv2.INTER_AREA)
     return cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
 
