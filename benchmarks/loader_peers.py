@@ -285,7 +285,7 @@ def py_dataset(paths: Paths, size: Size, num_threads: int) -> Batches:
 
 
 def image_data_generator(paths: Paths, size: Size, num_threads: int) -> Batches:
-    """Use Keras' old generator with what it offers."""
+    """Use Keras' old generator with what it offers; large photos take it seconds a batch."""
     import pandas as pd
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
@@ -363,7 +363,7 @@ PEERS = {
     "tf.data + numpy_function + albumentations, float32": Contender(tf_numpy_function),
     "tf.data cache(), float32": Contender(tf_cache, ("small",)),
     "PyDataset + albumentations, float32": Contender(py_dataset),
-    "ImageDataGenerator, float32": Contender(image_data_generator),
+    "ImageDataGenerator, float32": Contender(image_data_generator, ("small",)),
     "DataLoader + albumentations, float32": Contender(partial(torch_loader, dtype=np.float32)),
     "DataLoader + albumentations, uint8": Contender(partial(torch_loader, dtype=np.uint8)),
     "threads, full decoding, area resize, uint8": Contender(opencv_area),
