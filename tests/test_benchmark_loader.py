@@ -88,9 +88,9 @@ def test_control_compares_the_same_work(monkeypatch):
     """With a clock that two threads move twice as far, they are no faster."""
     clock = iter([0, 1, 1, 3])
     monkeypatch.setattr(loader.time, "perf_counter", lambda: next(clock))
-    assert loader.control(b"some") == 1.0
+    assert loader.control(bytes(2_000_000)) == (1.0, 2.0)
     clock = iter([0, 1, 1, 2])
-    assert loader.control(b"some") == 2.0
+    assert loader.control(bytes(3_000_000)) == (2.0, 3.0)
 
 
 def test_resident_memory():
@@ -110,17 +110,24 @@ def test_draw_counts_images_until_the_time_is_over(monkeypatch):
 
 @pytest.mark.parametrize(
     ("control", "others", "clean"),
-    [(1.7, 0.15, True), (1.69, 0.0, False), (2.0, 0.16, False)],
+    [
+        (1.7, 0.15, True),
+        (2.3, 0.0, True),
+        (1.69, 0.0, False),
+        (2.31, 0.0, False),
+        (2.0, 0.16, False),
+    ],
 )
 def test_a_sample_is_clean_on_a_machine_of_our_own(monkeypatch, control, others, clean):
     times = iter([(0.0, 0.0), (2.0 + 2 * others, 2.0)])
-    monkeypatch.setattr(loader, "control", lambda: control)
+    monkeypatch.setattr(loader, "control", lambda: (control, 1500.0))
     monkeypatch.setattr(loader, "cpu_seconds", lambda: next(times))
     monkeypatch.setattr(loader, "draw", lambda batches, seconds: (64, 2.0))
     batches = loader.Contender(lambda paths, size, num_threads: (b for b in [[0]]))
     sample = loader.take_sample(batches, ["a"], 2, 2.0)
     assert sample["speed"] == 32
     assert sample["cores"] == 1
+    assert sample["pace"] == 1500
     assert sample["others"] == pytest.approx(others)
     assert sample["clean"] is clean
 
