@@ -32,6 +32,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+from loader_ours import OURS
 from loader_peers import NATIVE, PEERS, Batches, Contender
 
 SIZE = (224, 224)
@@ -41,8 +42,6 @@ MAX_CONTROL = 2.3  # above it, the single thread was held up
 MAX_OTHERS = 0.15
 POINTS = 10
 
-# Ours, added by name: entries as in PEERS; what is not here yet is left out of the table.
-OURS: dict[str, Contender] = {}
 ALBUMENTATIONS, FUSED = "cvpipe, albumentations, {}", "cvpipe, fused, {}"
 CACHED, SCALED = "cvpipe, decoded cache, {}", "cvpipe, scaled decoding, uint8"
 
@@ -66,7 +65,7 @@ QUICK = {"small": PHOTOS["small"]._replace(count=32), "large": PHOTOS["large"]._
 
 
 class Claim(NamedTuple):
-    """What issue 6 asks: a contender's speed over another's, each in so many threads."""
+    """What is asked: a contender's speed over another's, each in so many threads."""
 
     images: str
     ours: tuple[str, int]
@@ -75,7 +74,7 @@ class Claim(NamedTuple):
 
 
 def claims() -> list[Claim]:
-    """List what is asked; `uint8` where the issue leaves the output open."""
+    """List what is asked; `uint8` where the output is open."""
     f32, u8 = "float32", "uint8"
     cache, area = "tf.data cache(), float32", "threads, full decoding, area resize, uint8"
     over_native = [(ALBUMENTATIONS, f32, 1.2), (ALBUMENTATIONS, u8, 1.5), (FUSED, f32, 1.5)]
