@@ -260,6 +260,34 @@ def init_command(
         raise typer.Exit(1)
 
 
+@app.command(name="preview")
+def preview_command(
+    target: Annotated[Path, typer.Argument(help="PIPELINE.toml, folder of class folders, CSV.")],
+    settings: Settings = [],  # noqa: B006 (as above)
+    data: Data = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to write; <name>-preview.html here."),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=24, help="How many images.")] = 6,
+    views: Annotated[int, typer.Option(min=1, max=24, help="How many views of each.")] = 7,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page that shows what augmentation does to some images."""
+    if out is not None:
+        check_page(out, "--out")
+    from cvpipe.stages.preview import describe_preview, preview, preview_as_dict
+
+    done = preview(target, settings, data, out, images, views)
+    if as_json:
+        print_json(preview_as_dict(done))
+        return
+    if not quiet:
+        typer.echo("\n".join(describe_preview(done)))
+    typer.echo(f"page: {done.path}")
+
+
 @app.command(name="predict")
 def predict_command(
     path: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run or bundle folder.")],

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe.errors import InputError
+from cvpipe.report.contact_sheet import ContactSheet
 from cvpipe.report.decisions import Decisions
 
 METRIC_COLUMNS = (
@@ -222,6 +223,7 @@ class ReportContent:
             of the present number. Without rows of a contender that had too few parts.
         unlike: Shares of the test images that are called unlike the training images,
             `UNLIKE_COLUMNS`; empty in runs that did not measure them.
+        augmentation: What augmentation does to training images; `None` where it is off.
     """
 
     run_name: str
@@ -259,6 +261,7 @@ class ReportContent:
     learning_curve: pd.DataFrame = field(default_factory=partial(_empty_table, CURVE_COLUMNS))
     forecast: pd.DataFrame = field(default_factory=partial(_empty_table, FORECAST_COLUMNS))
     unlike: pd.DataFrame = field(default_factory=partial(_empty_table, UNLIKE_COLUMNS))
+    augmentation: ContactSheet | None = None
 
 
 def check_content(content: ReportContent) -> ReportContent:

@@ -231,11 +231,12 @@ def count_confusions(predictions: pd.DataFrame, class_names: Sequence[str]) -> n
     return matrix
 
 
-def image_data_uri(image: np.ndarray) -> str:
+def image_data_uri(image: np.ndarray, max_size: tuple[int, int] = THUMBNAIL_PIXELS) -> str:
     """Write a picture into a `data:` address, made smaller when it is large.
 
     Args:
         image: `uint8` RGB of shape `(height, width, 3)`.
+        max_size: Width and height in pixels, at most.
 
     Raises:
         InputError: The array is not such an image.
@@ -248,7 +249,7 @@ def image_data_uri(image: np.ndarray) -> str:
             f"{image.dtype} of shape {image.shape}; load it as RGB first."
         )
     picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail(THUMBNAIL_PIXELS, Image.Resampling.LANCZOS)
+    picture.thumbnail(max_size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

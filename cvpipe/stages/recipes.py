@@ -38,3 +38,11 @@ def is_baseline(contender: Contender) -> bool:
 def is_shortcut(contender: Contender) -> bool:
     """Tell whether a contender sees the facts of the file, and no pixel."""
     return is_baseline(contender) and not is_majority(contender)
+
+
+def uses_augmentation(contender: Contender) -> bool:  # noqa: ARG001 (the kinds to come differ)
+    """Tell whether a contender trains on augmented views.
+
+    None does so far: a frozen network and hand-crafted features look at every image once, as it is.
+    """
+    return False

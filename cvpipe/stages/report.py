@@ -28,6 +28,7 @@ from cvpipe.report.content import (
 from cvpipe.report.page import render_report
 from cvpipe.runs import Run, count_test_openings, data_root, read_source
 from cvpipe.stages.compare import model_bytes, write_contenders
+from cvpipe.stages.contact_sheet import report_sheet
 from cvpipe.stages.contenders import describe_search
 from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.evaluate import fingerprint_of
@@ -137,6 +138,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         recipes=collect_recipes(run),
         **stored_curve(run),
         unlike=run.unlike(),
+        augmentation=report_sheet(run, root, manifest),
     )
 
 

@@ -23,6 +23,7 @@ from cvpipe.runs import (
     stored_root,
 )
 from cvpipe.stages.audit import run_audit, scan_and_hash
+from cvpipe.stages.contact_sheet import changes_images, usage_sentence
 from cvpipe.stages.contenders import fit_contender, predict_split
 from cvpipe.stages.decide import positive_class
 from cvpipe.stages.evaluate import run_evaluation
@@ -30,7 +31,7 @@ from cvpipe.stages.export import require_parity, run_export
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.learning_curve import run_learning_curve
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
-from cvpipe.stages.recipes import backbones_of
+from cvpipe.stages.recipes import backbones_of, uses_augmentation
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
@@ -79,6 +80,10 @@ def run(
             "the split that the images come with is not used (split.protocol is "
             f"{plan.config.split.protocol!r})"
         )
+    if changes_images(plan.config.augment) and not any(
+        uses_augmentation(contender) for contender in plan.config.contender
+    ):
+        watcher.say(f"[augment] has no effect: {usage_sentence(plan.config.contender)}")
     if job.run.is_finished:
         watcher.say(f"finished before; the report is {job.run.report_path}")
     else:
