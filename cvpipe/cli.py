@@ -91,11 +91,7 @@ def run_command(
 ) -> None:
     """Compare all contenders: audit, split, fit, evaluate, compare, export, report."""
     settings = with_permissions(settings, drop_unreadable, allow_leak)
-    if target.suffix.lower() in (".toml", ".json"):
-        # A mistake in the file is answered before anything slow is imported.
-        from cvpipe.config import load_config
-
-        load_config(target, settings)
+    check_pipeline(target, settings)
     from cvpipe.stages.run import run
 
     finished = run(target, settings, data, preset, runs, again, Terminal(quiet))
@@ -105,6 +101,18 @@ def run_command(
     if not quiet:
         typer.echo(summary(finished))
     typer.echo(f"report: {finished.report_path}")
+
+
+def check_pipeline(target: Path, settings: list[str]) -> None:
+    """Answer a mistake in a pipeline file before anything slow is imported.
+
+    Raises:
+        InputError: See `cvpipe.config.load_config`.
+    """
+    if target.suffix.lower() in (".toml", ".json"):
+        from cvpipe.config import load_config
+
+        load_config(target, settings)
 
 
 def with_permissions(settings: list[str], drop_unreadable: bool, allow_leak: bool) -> list[str]:
@@ -277,6 +285,7 @@ def preview_command(
     """Write a page that shows what augmentation does to some images."""
     if out is not None:
         check_page(out, "--out")
+    check_pipeline(target, settings)
     from cvpipe.stages.preview import describe_preview, preview, preview_as_dict
 
     done = preview(target, settings, data, out, images, views)

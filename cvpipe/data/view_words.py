@@ -2,9 +2,13 @@
 
 from cvpipe.data.augment import View
 
+QUARTER_TURNS = {1: "90° left", 2: "180°", 3: "90° right"}
+
 
 def describe_view(view: View, size: tuple[int, int]) -> str:
     """Say what happens to an image, in the order in which it happens.
+
+    Left and right of a turn are where the top of the image goes.
 
     Args:
         view: What was drawn.
@@ -17,7 +21,7 @@ def describe_view(view: View, size: tuple[int, int]) -> str:
         >>> describe_view(View(box=(0, 0, 30, 62), mirrored=True, brightness=1.12), (50, 60))
         '62 % of the area, mirrored, brightness x 1.12'
         >>> describe_view(View(degrees=-7.0, shifts=(0.08, 0.0)), (50, 60))
-        'turned 7.0° clockwise, shifted 8 % down'
+        'turned 7.0° right, shifted 8 % down'
     """
     return ", ".join([*_shape_words(view, size), *_pixel_words(view)]) or "as it is"
 
@@ -33,12 +37,12 @@ def _shape_words(view: View, size: tuple[int, int]) -> list[str]:
     if view.flipped:
         words.append("upside down")
     if view.quarter_turns:
-        words.append(f"turned {90 * view.quarter_turns}° counter-clockwise")
-    if view.degrees:
-        direction = "counter-clockwise" if view.degrees > 0 else "clockwise"
-        words.append(f"turned {abs(view.degrees):.1f}° {direction}")
+        words.append(f"turned {QUARTER_TURNS[view.quarter_turns]}")
     if view.shear_degrees:
         words.append(f"slanted {view.shear_degrees:+.1f}°")
+    if view.degrees:
+        direction = "left" if view.degrees > 0 else "right"
+        words.append(f"turned {abs(view.degrees):.1f}° {direction}")
     if view.scale != 1.0:
         words.append(f"size x {view.scale:.2f}")
     shares = [f"{100 * abs(share):.0f} %" for share in view.shifts]
@@ -68,9 +72,9 @@ def _pixel_words(view: View) -> list[str]:
     ]
     if view.light:
         added = zip(("red", "green", "blue"), view.light, strict=True)
-        words.append(" ".join(f"{name} {levels:+.0f}" for name, levels in added))
+        words.append(" ".join(f"{name} {round(levels):+d}" for name, levels in added))
     if view.hue:
-        words.append(f"hue {360 * view.hue:+.0f}°")
+        words.append(f"hue {round(360 * view.hue):+d}°")
     if view.blur:
         words.append(f"blurred by {view.blur:.1f} px")
     if view.noise:

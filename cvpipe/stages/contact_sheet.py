@@ -257,7 +257,9 @@ def notes_on(augment: AugmentSection) -> list[str]:
     """Say what a contact sheet cannot show as training would have it."""
     notes = []
     if not changes_images(augment):
-        notes.append("Every setting is off, so all views are equal.")
+        notes.append(
+            "Every setting is off, so all views are equal; try --set augment.preset=natural."
+        )
     if augment.colour_pca:
         notes.append(
             "The colour axes of colour_pca are fitted on the images shown here; for training on "

@@ -83,7 +83,7 @@ def run(
     if changes_images(plan.config.augment) and not any(
         uses_augmentation(contender) for contender in plan.config.contender
     ):
-        watcher.say(f"[augment] has no effect: {usage_sentence(plan.config.contender)}")
+        watcher.say(f"[augment] has no effect. {usage_sentence(plan.config.contender)}")
     if job.run.is_finished:
         watcher.say(f"finished before; the report is {job.run.report_path}")
     else:
