@@ -1,8 +1,7 @@
 """Make a contact sheet: what augmentation does to some images, as training would draw it."""
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
-from itertools import islice, product
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,8 +89,7 @@ def collect_sheet(
     """
     augment, class_names = config.augment, class_names_of(rows["label"])
     label_of = dict(zip(rows["image_id"], rows["label"], strict=True))
-    with closing(load_images(rows, root, config)) as readable:
-        images = list(islice(readable, num_images))
+    images = load_images(rows, root, config, num_images)
     if not images:
         raise InputError(
             f"none of the {len(rows):,} image(s) in {str(root)!r} can be decoded; see what is "
@@ -142,9 +140,9 @@ def collect_sheet(
 
 
 def load_images(
-    rows: pd.DataFrame, root: Path, config: Config
-) -> Generator[LoadedImage, None, None]:
-    """Load images, the first of every class, then the second, as long as more are asked for.
+    rows: pd.DataFrame, root: Path, config: Config, num_images: int
+) -> list[LoadedImage]:
+    """Load images of all classes in turn.
 
     Raises:
         InputError: One cannot be read, and `data.drop_unreadable` is off.
@@ -164,9 +162,15 @@ def load_images(
         size = (image.shape[0], image.shape[1])
         return LoadedImage(image_id, size, resize_image(image, IMAGE_SIZE, rule.fit))
 
-    ids = sample_ids(rows, len(rows))
-    with closing(ordered_map(load, ids, config.threads)) as loaded:
-        yield from (image for image in loaded if image is not None)
+    while True:
+        ids = sample_ids(rows, num_images)
+        images = list(ordered_map(load, ids, config.threads))
+        readable = [image for image in images if image is not None]
+        if len(readable) == len(ids):
+            return readable
+        # Others of their classes take the place of those that cannot be read.
+        unreadable = set(ids) - {image.image_id for image in readable}
+        rows = rows[~rows["image_id"].isin(unreadable)]
 
 
 def fit_colour_axes(images: Sequence[LoadedImage]) -> np.ndarray:
