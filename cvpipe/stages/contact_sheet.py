@@ -10,7 +10,7 @@ import pandas as pd
 
 from cvpipe.augment_presets import AUGMENT_PRESETS
 from cvpipe.config import AugmentSection, Config, Contender
-from cvpipe.data.augment import view_key
+from cvpipe.data.augment import View, view_key
 from cvpipe.data.images import decode_rule, read_image, resize_image
 from cvpipe.data.loading import Loader
 from cvpipe.data.mixing import mix_batch
@@ -96,34 +96,19 @@ def collect_sheet(
             "wrong with: cvpipe audit"
         )
     images.sort(key=lambda image: (label_of[image.image_id], image.image_id))
-    ids = [image.image_id for image in images]
-    labels = [label_of[image_id] for image_id in ids]
+    labels = [label_of[image.image_id] for image in images]
     targets = targets_of(labels, class_names)
-    rule = decode_rule(config.images, config.data)
-    loader = Loader(
-        ImageFiles([root / image_id for image_id in ids], rule),
-        ids,
-        targets,
-        IMAGE_SIZE,
-        augment,
-        fit=rule.fit,
-        seed=config.seed,
-        num_classes=len(class_names),
-        colour_axes=fit_colour_axes(images),
-    )
-    places = product(range(len(ids)), range(num_views))
-    views = list(ordered_map(lambda place: loader.view(*place), places, config.threads))
+    views = make_views(images, targets, len(class_names), root, config, num_views)
 
     def cell(pixels: np.ndarray, caption: str) -> Cell:
         return Cell(image_data_uri(pixels, (picture_pixels, picture_pixels)), caption)
 
     sheet_rows = []
-    for position, image in enumerate(images):
-        drawn = views[position * num_views : (position + 1) * num_views]
+    for image, label, drawn in zip(images, labels, views, strict=True):
         cells = [cell(pixels, describe_view(view, image.size)) for pixels, view in drawn]
         first = cell(image.pixels, "in evaluation")
-        sheet_rows.append(SheetRow(image.image_id, labels[position], [first, *cells]))
-    firsts = np.stack([pixels for pixels, _ in views[::num_views]])
+        sheet_rows.append(SheetRow(image.image_id, label, [first, *cells]))
+    firsts = np.stack([drawn[0][0] for drawn in views])
     preset = preset_of(augment)
     return ContactSheet(
         settings=[(name, as_text(value)) for name, value in settings_in_effect(augment).items()],
@@ -171,6 +156,33 @@ def load_images(
         # Others of their classes take the place of those that cannot be read.
         unreadable = set(ids) - {image.image_id for image in readable}
         rows = rows[~rows["image_id"].isin(unreadable)]
+
+
+def make_views(
+    images: Sequence[LoadedImage],
+    targets: np.ndarray,
+    num_classes: int,
+    root: Path,
+    config: Config,
+    num_views: int,
+) -> list[list[tuple[np.ndarray, View]]]:
+    """Make the views of the first epochs, image by image, with the loader of training."""
+    rule = decode_rule(config.images, config.data)
+    ids = [image.image_id for image in images]
+    loader = Loader(
+        ImageFiles([root / image_id for image_id in ids], rule),
+        ids,
+        targets,
+        IMAGE_SIZE,
+        config.augment,
+        fit=rule.fit,
+        seed=config.seed,
+        num_classes=num_classes,
+        colour_axes=fit_colour_axes(images),
+    )
+    places = product(range(len(ids)), range(num_views))
+    views = list(ordered_map(lambda place: loader.view(*place), places, config.threads))
+    return [views[start : start + num_views] for start in range(0, len(views), num_views)]
 
 
 def fit_colour_axes(images: Sequence[LoadedImage]) -> np.ndarray:
