@@ -1,11 +1,26 @@
-"""Our own loader as `benchmarks/loader.py` sees it."""
+"""Our own loader as `benchmarks/loader.py` sees it.
+
+Crop, size and mirror image are ours in all entries; *albumentations* means that brightness,
+contrast and saturation are changed one after the other by its functions, *fused* that one matrix
+does it.
+"""
 
 import hashlib
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from loader_peers import AREA, BATCH_SIZE, FACTORS, RATIO, Batches, Contender, Paths, Size
+from loader_peers import (
+    AREA,
+    BATCH_SIZE,
+    FACTORS,
+    RATIO,
+    Batches,
+    Contender,
+    Paths,
+    Size,
+    through_keras,
+)
 
 from cvpipe.config import AugmentSection
 from cvpipe.data.augment import stored_size
@@ -48,6 +63,7 @@ def contender(
             np.zeros(len(files), dtype=np.int32),
             size,
             augment,
+            fit="crop",  # ratios around 1, as those of the others
             batch_size=BATCH_SIZE,
             threads=num_threads,
             dtype=dtype,
@@ -68,5 +84,9 @@ OURS = {
         f"cvpipe, decoded cache, {dtype}": contender(True, dtype, cached=True)
         for dtype in ("float32", "uint8")
     },
-    "cvpipe, scaled decoding, uint8": contender(True, "uint8", images=("large",)),
+    **{
+        f"cvpipe, scaled decoding, {dtype}": contender(True, dtype, images=("large",))
+        for dtype in ("float32", "uint8")
+    },
+    "cvpipe, albumentations, float32, through Keras": through_keras(contender(False, "float32")),
 }

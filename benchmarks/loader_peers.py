@@ -3,7 +3,7 @@
 All do the same to the same files: decode, cut a random part (share of the area from .35 to 1, ratio
 from 3/4 to 4/3), resize it bilinearly, mirror half of the images, change brightness, contrast and
 saturation by up to 20 %. `ImageDataGenerator` cannot cut so: it zooms and shifts instead. `float32`
-is in [0, 1].
+is in [0, 255], of TensorFlow's functions, which ask for it, in [0, 1].
 
 A contender is a generator function `(paths, size, num_threads)`: it yields batches of 32 views
 `(height, width, 3)` without end, one shuffled epoch after the other. What it does before its first
@@ -177,9 +177,9 @@ def transform(size: Size, interpolation: int = cv2.INTER_LINEAR) -> Callable:
 
 
 def augmented(image: np.ndarray, change: Callable, dtype: type) -> np.ndarray:
-    """Make a view, as `uint8` or as `float32` in [0, 1]."""
+    """Make a view, as `uint8` or as `float32`, in [0, 255]."""
     view = change(image=image)["image"]
-    return view if dtype is np.uint8 else view.astype(np.float32) / np.float32(255)
+    return view.astype(dtype, copy=False)
 
 
 def read(path: str) -> np.ndarray:
@@ -256,11 +256,30 @@ def pillow_draft(paths: Paths, size: Size, num_threads: int) -> Batches:
 # Keras
 
 
-def keras_batches(dataset: Any) -> Any:
-    """Batches as `fit` gets them."""
+def keras_batches(dataset: Any) -> Batches:
+    """Batches as `fit` gets them; in the end its workers are stopped, which nothing else does."""
     from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
-    return PyDatasetAdapter(dataset).get_tf_dataset()
+    adapter = PyDatasetAdapter(dataset)
+    try:
+        for (batch,) in adapter.get_tf_dataset():
+            yield batch
+    finally:
+        adapter.on_epoch_end()
+
+
+def through_keras(contender: Contender) -> Contender:
+    """Take the batches of another contender as `fit` gets those of a generator."""
+
+    def batches(paths: Paths, size: Size, num_threads: int) -> Batches:
+        from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
+
+        with contextlib.closing(contender.batches(paths, size, num_threads)) as plain:
+            pairs = ((batch,) for batch in plain)
+            for (batch,) in GeneratorDataAdapter(pairs).get_tf_dataset():
+                yield batch
+
+    return contender._replace(batches=batches)
 
 
 def py_dataset(paths: Paths, size: Size, num_threads: int) -> Batches:
@@ -280,8 +299,7 @@ def py_dataset(paths: Paths, size: Size, num_threads: int) -> Batches:
             rows = order[step * BATCH_SIZE : (step + 1) * BATCH_SIZE]
             return np.stack([augmented(read(paths[row]), change, np.float32) for row in rows])
 
-    for (batch,) in keras_batches(Views(workers=num_threads)):
-        yield batch
+    yield from keras_batches(Views(workers=num_threads))
 
 
 def image_data_generator(paths: Paths, size: Size, num_threads: int) -> Batches:
@@ -290,7 +308,6 @@ def image_data_generator(paths: Paths, size: Size, num_threads: int) -> Batches:
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
     generator = ImageDataGenerator(
-        rescale=1 / 255,
         zoom_range=(0.6, 1.0),
         width_shift_range=0.1,
         height_shift_range=0.1,
@@ -309,8 +326,7 @@ def image_data_generator(paths: Paths, size: Size, num_threads: int) -> Batches:
         )
     views.workers = num_threads
     while True:
-        for (batch,) in keras_batches(views):
-            yield batch
+        yield from keras_batches(views)
 
 
 # PyTorch

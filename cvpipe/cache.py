@@ -35,6 +35,7 @@ CHUNK_ROWS = 256  # some seconds of work: what a kill can lose
 # A mapping holds a file descriptor, and some systems allow a process no more than 256 of them.
 MAX_MAPPED_CHUNKS = 128
 MAPPED_BYTES = 32_000_000  # so small rows come in larger chunks, which together map 4 GB
+MAX_CHUNK_BYTES = 64_000_000  # and large rows in smaller ones, some of which are in memory at once
 DEFAULT_MAX_BYTES = 5_000_000_000
 NAME_LENGTH = 32  # hexadecimal digits in the name of a space's folder
 UNREADABLE = (OSError, ValueError, EOFError)  # what a chunk that is gone or damaged raises
@@ -164,7 +165,7 @@ def mapped_rows(
 ) -> MappedRows:
     """Store one row per key, computing only those that are not stored yet, and map them.
 
-    At most two chunks are in memory at a time, however many rows there are.
+    A few chunks of at most 64 MB are in memory at a time, however many rows there are.
 
     Args:
         space: See `cached_rows`.
@@ -181,7 +182,9 @@ def mapped_rows(
         InputError: The cache cannot be written.
     """
     places: dict[str, tuple[Path, int]] = {}
-    chunk_rows = max(CHUNK_ROWS, MAPPED_BYTES // (math.prod(row_shape) * dtype.itemsize))
+    row_bytes = math.prod(row_shape) * dtype.itemsize
+    usual = min(CHUNK_ROWS, MAX_CHUNK_BYTES // row_bytes)
+    chunk_rows = max(1, usual, MAPPED_BYTES // row_bytes)
     chunks = _chunks(space, keys, compute, row_shape, dtype, root, track, chunk_rows, mmap_mode="r")
     for chunk in chunks:
         for key, number in chunk.numbers.items():
@@ -291,8 +294,8 @@ def _writing(root: Path) -> Iterator[None]:
         return
     except OSError as error:
         raise InputError(
-            f"cannot write the cache {str(root)!r} ({error.strerror}); name another folder in "
-            "the environment variable CVPIPE_CACHE_DIR."
+            f"cannot write the cache {str(root)!r} ({error.strerror or error}); name another "
+            "folder in the environment variable CVPIPE_CACHE_DIR."
         ) from None
 
 

@@ -181,15 +181,16 @@ class AugmentSection(Section):
     """How training images are changed from epoch to epoch; evaluation never sees a change.
 
     A file may name a `preset` (`cvpipe.augment_presets`) and change some of its settings; what is
-    stored are the plain settings. All at their defaults: every image as it is. In the order in
-    which they are applied:
+    stored are the plain settings. All at their defaults: every image as it is. The order in which
+    they are applied is that of `cvpipe.data.augment.View`.
 
     Attributes:
         crop: `"resized"`: a random part of the image, brought to the full size. `"padded"`: the
             image shifted, its border filled with its mirror image. `"none"`: the whole image.
         min_area: Of a resized crop, the smallest share of the image's area.
         max_stretch: Of a resized crop, the largest change of the aspect ratio that evaluation
-            shows, as a factor in either direction.
+            shows, as a factor in either direction; `min_area` wins where both cannot be kept, as
+            in a panorama that is cropped for evaluation.
         padding: Of a padded crop, the largest shift, as a share of the side.
         horizontal_flip: Probability of exchanging left and right.
         vertical_flip: Probability of exchanging top and bottom.
@@ -202,10 +203,11 @@ class AugmentSection(Section):
         contrast: The same for the distance from the mean grey value.
         saturation: The same for the distance from grey.
         hue: Largest turn of the colour circle in either direction, in turns.
-        colour_pca: Standard deviation of AlexNet's colour jitter, .1 there; along the axes on
-            which the colours of the training images vary.
+        colour_pca: Standard deviation of a colour jitter along the axes on which the colours of
+            the training images vary, as a share of how much they vary; see
+            `cvpipe.data.normalise.PixelStatistics` for how AlexNet's is measured.
         blur_pixels: Largest standard deviation of a Gaussian blur.
-        noise_levels: Largest standard deviation of Gaussian noise, in grey levels.
+        noise_levels: Largest standard deviation of Gaussian noise in each channel, in grey levels.
         erasing: Probability of covering a random rectangle by grey noise.
         mixup: Parameter of the beta distribution by which pairs of images are blended, with
             their labels; 0: never.
@@ -550,7 +552,8 @@ def validate_config(
         InputError: A key is unknown or missing, or a value has the wrong type or range.
     """
     values = json.loads(json.dumps(raw, default=str))  # a private copy, in JSON's types
-    for setting in settings:
+    # A preset replaces its section, so what is set besides comes after it, in whatever order.
+    for setting in sorted(settings, key=lambda text: not text.startswith("augment.preset")):
         _apply_setting(values, setting)
     try:
         # Through JSON, because there a list is the only way to write a tuple, while every
@@ -580,6 +583,8 @@ def _apply_setting(values: dict[str, Any], setting: str) -> None:
         raise InputError(
             f"{parts[0]!r} is a {kind}; change it in the pipeline file, not by {setting!r}."
         )
+    if parts == ["augment", "preset"]:
+        target.clear()  # or the settings of a file, and all those of a stored config, would win
     target[parts[-1]] = value
 
 

@@ -939,3 +939,11 @@ def test_presets_keep_what_their_domain_needs():
     cells = sections["microscopy"]
     assert cells.quarter_turns
     assert cells.horizontal_flip == 0.5
+
+
+def test_a_preset_that_is_set_replaces_the_section():
+    stored = validate_config(minimal(augment={"preset": "microscopy", "hue": 0.3})).model_dump()
+    settings = {**AUGMENT_PRESETS["xray_mri"].settings, "blur_pixels": 1.0}
+    for order in (1, -1):
+        given = ["augment.preset=xray_mri", "augment.blur_pixels=1"][::order]
+        assert validate_config(stored, given).augment == AugmentSection(**settings)

@@ -173,16 +173,23 @@ def test_the_space_is_removed_while_it_is_filled(tmp_path, monkeypatch):
     assert rows.to_memory().tolist() == [row_of(key).tolist() for key in keys]
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (OSError("24 requested and 7 written"), "24 requested and 7 written"),  # NumPy's own
+    ],
+)
+def test_a_full_disk_is_told(tmp_path, monkeypatch, error, told):
     def fill_disk(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
 
     monkeypatch.setattr(cache.np, "save", fill_disk)
     with pytest.raises(InputError) as caught:
         Asked(["a"], tmp_path)
     assert str(caught.value) == (
-        f"cannot write the cache {str(tmp_path)!r} (No space left on device); name another folder "
-        "in the environment variable CVPIPE_CACHE_DIR."
+        f"cannot write the cache {str(tmp_path)!r} ({told}); name another folder in the "
+        "environment variable CVPIPE_CACHE_DIR."
     )
 
 

@@ -52,8 +52,8 @@ class View(NamedTuple):
         brightness: Factor.
         contrast: Factor.
         saturation: Factor.
-        hue: Turn of the colour circle, in turns.
         light: Added to red, green and blue, in grey levels.
+        hue: Turn of the colour circle, in turns; a multiple of 1/180.
         blur: Standard deviation in pixels.
         noise: Standard deviation in grey levels.
         noise_seed: Where the noise starts.
@@ -72,8 +72,8 @@ class View(NamedTuple):
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
-    hue: float = 0.0
     light: tuple[float, ...] = ()
+    hue: float = 0.0
     blur: float = 0.0
     noise: float = 0.0
     noise_seed: int = 0
@@ -83,23 +83,22 @@ class View(NamedTuple):
 UNCHANGED = View()
 
 
-def view_key(seed: int, epoch: int, image_id: str, occurrence: int = 0) -> str:
+def view_key(seed: int, epoch: int, image_id: str) -> str:
     """Name a view: what is drawn for it depends on this text and the settings alone.
 
     Args:
         seed: Start of every random draw.
         epoch: Counted from 0.
         image_id: Key of the image.
-        occurrence: Which one it is, of the times that the epoch shows the image.
     """
-    return f"{seed}/{epoch}/{occurrence}/{image_id}"
+    return f"{seed}/{epoch}/{image_id}"
 
 
 def uniform_draws(key: str) -> list[float]:
     """Make numbers in [0, 1) from a text, the same on every machine.
 
     Example:
-        >>> first, second = uniform_draws("0/0/0/a.jpg"), uniform_draws("0/0/0/b.jpg")
+        >>> first, second = uniform_draws("0/0/a.jpg"), uniform_draws("0/0/b.jpg")
         >>> len(first), first[:2] == second[:2]
         (32, False)
     """
@@ -163,8 +162,8 @@ def draw_view(
         brightness=1 + _spread(u[7], settings.brightness),
         contrast=1 + _spread(u[8], settings.contrast),
         saturation=1 + _spread(u[9], settings.saturation),
-        hue=_spread(u[10], settings.hue),
         light=light,
+        hue=round(180 * _spread(u[10], settings.hue)) / 180,
         blur=u[22] * settings.blur_pixels,
         noise=u[23] * settings.noise_levels,
         noise_seed=int(u[24] * 2**32) if settings.noise_levels or erased else 0,
@@ -189,12 +188,16 @@ def _draw_box(
     fit: Fit,
 ) -> tuple[int, int, int, int]:
     height, width = size
-    area = height * width * (settings.min_area + (1 - settings.min_area) * u[0])
     # Width over height of a crop that changes no shape which evaluation shows.
     shown = width / height if fit == "stretch" else image_size[1] / image_size[0]
-    low = max(shown / settings.max_stretch, area / height**2)
-    high = min(shown * settings.max_stretch, width**2 / area)
-    if low > high:  # a crop this large fits in no allowed shape: the nearest one
+    narrowest, widest = shown / settings.max_stretch, shown * settings.max_stretch
+    least = settings.min_area * height * width
+    # The allowed shape that is closest to the image's own has the largest crop.
+    closest = min(max(width / height, narrowest), widest)
+    most = max(least, min(height**2 * closest, width**2 / closest))
+    area = least + (most - least) * u[0]
+    low, high = max(narrowest, area / height**2), min(widest, width**2 / area)
+    if low > high:  # the smallest crop fits in no allowed shape: the nearest one in which it does
         low = high = min(max(shown, area / height**2), width**2 / area)
     ratio = low * (high / low) ** u[1]
     box_height = min(height, max(1, round(math.sqrt(area / ratio))))
@@ -292,9 +295,11 @@ def resize_crop(crop: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         half = (crop.shape[1] // 2, crop.shape[0] // 2)
         even = crop[: 2 * half[1], : 2 * half[0]]  # only of even sides are averages exact
         crop = cv2.resize(even, half, interpolation=cv2.INTER_AREA)
-    narrow = max(crop.shape[0] / height, crop.shape[1] / width) >= 3
-    method = cv2.INTER_AREA if narrow else cv2.INTER_LINEAR
-    return cv2.resize(crop, (width, height), interpolation=method)
+    if max(crop.shape[0] / height, crop.shape[1] / width) >= 3:
+        # Only sides that shrink: where one grows, OpenCV does not average.
+        smaller = (min(width, crop.shape[1]), min(height, crop.shape[0]))
+        crop = cv2.resize(crop, smaller, interpolation=cv2.INTER_AREA)
+    return cv2.resize(crop, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _turn(picture: np.ndarray, view: View) -> np.ndarray:
@@ -334,7 +339,8 @@ def _recolour(picture: np.ndarray, view: View, fused: bool, out: np.ndarray) -> 
         picture = np.ascontiguousarray(picture)
         picture = colour_by_matrix(picture, view, out) if fused else colour_by_steps(picture, view)
     if view.hue:
-        picture = _albumentations().adjust_hue(np.ascontiguousarray(picture), view.hue)
+        # It cuts 180 times the turn down to a whole number, which rounding must not lower.
+        picture = _albumentations().adjust_hue(np.ascontiguousarray(picture), view.hue + 1e-6)
     return picture
 
 
@@ -397,9 +403,10 @@ def _degrade(picture: np.ndarray, view: View) -> np.ndarray:
             slice(int(left * width), math.ceil((left + columns) * width)),
         )
         picture = picture.copy()
-        rng = np.random.default_rng(view.noise_seed)
-        # Noise rather than one colour, which could itself become a mark to learn.
-        picture[covered] = rng.integers(0, 256, picture[covered].shape, dtype=np.uint8)
+        rng = np.random.default_rng([view.noise_seed, 1])  # not the bits of the noise above
+        # Noise rather than one grey value, which could itself become a mark to learn.
+        shape = (*picture[covered].shape[:2], 1)
+        picture[covered] = rng.integers(0, 256, shape, dtype=np.uint8)
     return picture
 
 

@@ -45,7 +45,8 @@ def open_photo(data: bytes, rule: DecodeRule) -> OpenedImage:
     """
     try:
         height, width, colour, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:  # not a JPEG, or one of 12 bits, or damaged
+    # Not a JPEG, or one of 12 bits, or damaged; of rare subsampling KeyError.
+    except (ValueError, KeyError):
         colour = ""
     if colour not in PLAIN:
         pixels = decode_image(data, rule)

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -35,7 +36,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class LoaderReport:
-    """What a loader delivered, and how long it kept its consumer waiting."""
+    """What a loader delivered, and how long it kept whoever took the batches waiting.
+
+    With `fit` that is the thread by which Keras fetches ahead, so the model itself waited less.
+    """
 
     num_images: int
     seconds: float
@@ -101,10 +105,10 @@ class Loader:
             colour_axes: See `cvpipe.data.augment.draw_view`.
 
         Raises:
-            InputError: The numbers of images, keys and targets differ, there is no image, or
-                something is missing that the settings need.
+            InputError: The numbers of keys and targets differ, there is no image, a key is not
+                unique, or the settings need something that is missing.
         """
-        check_loader(len(image_ids), len(targets), augment, num_classes, colour_axes)
+        check_loader(image_ids, targets, image_size, augment, num_classes, colour_axes)
         self.source = source
         self.image_ids = image_ids
         self.targets = np.asarray(targets, dtype=np.int32)
@@ -202,7 +206,8 @@ class Loader:
         except UnreadableImageError as error:
             raise InputError(f"cannot read the image {key!r}: {error.reason}.") from None
         except OSError as error:
-            raise InputError(f"cannot read the image {key!r}: {error.strerror}.") from None
+            reason = error.strerror or error
+            raise InputError(f"cannot read the image {key!r}: {reason}.") from None
         except Exception as error:
             error.add_note(f"while loading the image {key!r}")
             raise
@@ -210,8 +215,9 @@ class Loader:
 
 
 def check_loader(
-    num_images: int,
-    num_targets: int,
+    image_ids: Sequence[str],
+    targets: np.ndarray,
+    image_size: tuple[int, int],
     augment: AugmentSection,
     num_classes: int,
     colour_axes: np.ndarray | None,
@@ -221,15 +227,28 @@ def check_loader(
     Raises:
         InputError: See `Loader`.
     """
-    if num_images != num_targets or not num_images:
+    if len(image_ids) != len(targets) or not len(image_ids):
         raise InputError(
-            f"a loader needs images and one target for each, but got {num_images} images and "
-            f"{num_targets} targets."
+            f"a loader needs images and one target for each, but got {len(image_ids)} images and "
+            f"{len(targets)} targets."
         )
-    if (augment.mixup or augment.cutmix) and not num_classes:
+    key, times = Counter(image_ids).most_common(1)[0]
+    if times > 1:
         raise InputError(
-            "augment.mixup and augment.cutmix blend labels, but the number of classes is not "
-            "given; pass num_classes."
+            f"each image needs a key of its own, because views are drawn by it, but {key!r} is "
+            f"there {times} times; name every image once."
+        )
+    mixed = bool(augment.mixup or augment.cutmix)
+    if mixed and not (np.min(targets) >= 0 and np.max(targets) < num_classes):
+        raise InputError(
+            "augment.mixup and augment.cutmix blend labels, so targets must be in "
+            f"[0, num_classes), but they are in [{np.min(targets)}, {np.max(targets)}] and "
+            f"num_classes is {num_classes}; pass the number of classes."
+        )
+    if augment.quarter_turns and image_size[0] != image_size[1]:
+        raise InputError(
+            f"augment.quarter_turns needs images as high as wide, but the size is {image_size}; "
+            "choose a square one, or switch quarter_turns off."
         )
     if augment.colour_pca and colour_axes is None:
         raise InputError(

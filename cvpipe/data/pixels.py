@@ -86,15 +86,15 @@ def describe_storage(storage: Storage, num_images: int, image_size: tuple[int, i
 
     Example:
         >>> describe_storage("memory", 3_000, (256, 256))
-        '3,000 images decoded once at 256x256 pixels, in memory (0.6 GB)'
+        '3,000 images decoded once at 256x256 pixels, in memory (590 MB)'
     """
     height, width = image_size
     images = f"{num_images:,} image{'' if num_images == 1 else 's'}"
-    size = f"{num_pixel_bytes(num_images, image_size) / 1e9:.1f} GB"
+    size = f"{num_pixel_bytes(num_images, image_size) / 1e6:,.0f} MB"
     if storage == "files":
         return (
-            f"{images} decoded anew whenever they are read; the cache has no room for them at "
-            f"{height}x{width} pixels ({size})"
+            f"{images} decoded anew whenever they are read; at {height}x{width} pixels ({size}) "
+            "they would fill more than half of the cache"
         )
     place = "in memory" if storage == "memory" else "mapped from the cache on disk"
     return f"{images} decoded once at {height}x{width} pixels, {place} ({size})"
@@ -222,7 +222,8 @@ def choose_source(
     """Decide where training images are kept, and prepare that.
 
     Decoded once into memory or the cache where they fit, read as files otherwise. Between memory
-    and cache no pixel differs; a file has more pixels than what is kept of it.
+    and cache no pixel differs; a file has more pixels than what is kept of it, so its crops are
+    sharper. Crops of images that evaluation pads or cuts are always made from files.
 
     Args:
         paths: Image files.
@@ -237,6 +238,10 @@ def choose_source(
     Returns:
         The source, and a sentence about it for people.
     """
+    if augment.crop == "resized" and rule.fit != "stretch":
+        # A decoded picture has bars, or has lost its ends, before a part of it is cut.
+        said = f"every image is read anew in each epoch, because its fit is {rule.fit!r}"
+        return ImageFiles(paths, rule), said
     size = stored_size(augment, image_size)
     storage = choose_storage(len(paths), size, max_bytes(), free_memory_bytes())
     said = describe_storage(storage, len(paths), size)

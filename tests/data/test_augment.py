@@ -82,15 +82,14 @@ def test_draws_are_uniform_and_unrelated():
     assert np.abs(correlation).max() < 5.5 / math.sqrt(len(draws))
 
 
-def test_a_key_names_seed_epoch_image_and_occurrence():
+def test_a_key_names_seed_epoch_and_image():
     keys = {
-        view_key(seed, epoch, image, times)
+        view_key(seed, epoch, image)
         for seed in range(3)
         for epoch in range(12)
-        for image in ("1/a", "a", "a/1")
-        for times in range(3)
+        for image in ("1/a", "a", "a/1", "2/1/a")
     }
-    assert len(keys) == 3 * 12 * 3 * 3
+    assert len(keys) == 3 * 12 * 4
     assert uniform_draws(view_key(0, 0, "größe \udcff.jpg"))  # a name that is no UTF-8
 
 
@@ -125,8 +124,13 @@ def test_a_resized_crop_lies_inside(size, shown, min_area, max_stretch, fit, num
     assert 1 <= width <= size[1] - left
     area = size[0] * size[1]
     assert height * width >= min_area * area - (height + width + 1) / 2  # rounding of the sides
-    if fit == "stretch":
-        shape = math.log((width / height) / (size[1] / size[0]))
+    shown_ratio = size[1] / size[0] if fit == "stretch" else shown[1] / shown[0]
+    largest = max(
+        min(size[0] ** 2 * ratio, size[1] ** 2 / ratio)
+        for ratio in np.geomspace(shown_ratio / max_stretch, shown_ratio * max_stretch, 300)
+    )
+    if largest * (1 + 1e-9) >= min_area * area:  # otherwise both cannot be kept
+        shape = math.log((width / height) / shown_ratio)
         # Rounding moves each side by half a pixel at most.
         slack = sum(math.log(1 + 0.5 / max(0.5, side - 0.5)) for side in (height, width))
         assert abs(shape) <= math.log(max_stretch) + 2 * slack + 1e-9
@@ -166,12 +170,15 @@ def test_shares_and_ranges():
         ("brightness", 0.7, 1.3),
         ("contrast", 0.7, 1.3),
         ("saturation", 0.7, 1.3),
-        ("hue", -0.1, 0.1),
         ("blur", 0, 1.5),
         ("noise", 0, 10),
     ):
         values = np.array([getattr(v, name) for v in views])
         assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-4, name
+    steps = np.array([180 * v.hue for v in views])
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+    assert (steps.min().round(), steps.max().round()) == (-18, 18)
+    assert abs(steps.mean()) < 0.7  # 4 standard errors
     scales = np.log([v.scale for v in views]) / math.log(1.2)
     assert stats.kstest(scales, "uniform", (-1, 2)).pvalue > 1e-4
     lights = np.array([v.light for v in views]) / (0.1 * np.diag(AXES))
@@ -240,6 +247,13 @@ def test_resized_crops_are_close_to_an_antialiased_filter(shape):
         assert np.abs(shown - reference).mean() < 0.6 * np.abs(plain - reference).mean()
 
 
+@pytest.mark.parametrize("shape", [(16, 480), (480, 16), (40, 480)])
+def test_one_side_may_shrink_while_the_other_grows(shape):
+    stripes = np.indices(shape)[np.argmax(shape)] % 2 * 255
+    picture = resize_crop(np.repeat(stripes[:, :, None], 3, axis=2).astype(np.uint8), SHOWN)
+    assert picture.std() < 15
+
+
 def test_pairs_of_pixels_are_averaged():
     image = noise_image(4, 64, 96)
     expected = image.reshape(32, 2, 48, 2, 3).mean(axis=(1, 3))
@@ -300,6 +314,9 @@ def test_hue_turns_colours():
     red = np.full((4, 4, 3), (200, 0, 0), dtype=np.uint8)
     seen = apply_view(red, View(hue=1 / 3), (4, 4), "stretch")
     np.testing.assert_array_equal(seen[0, 0], (0, 200, 0))
+    for steps in range(-9, 10):  # 2 degrees each
+        seen = apply_view(red, View(hue=steps / 180), (4, 4), "stretch")
+        assert cv2.cvtColor(seen, cv2.COLOR_RGB2HSV)[0, 0, 0] == steps % 180
 
 
 def test_degrees_turn_counter_clockwise_about_the_centre():
@@ -333,6 +350,7 @@ def test_blur_noise_and_erasing():
     assert not changed[:, :32].any()
     assert not changed[:, 48:].any()
     assert changed[16:24, 32:48].mean() > 0.9
+    np.testing.assert_array_equal(erased[..., 0], erased[..., 2])  # grey stays grey
     np.testing.assert_array_equal(grey, 128)  # the image itself is left alone
     edge = np.zeros((33, 34, 3), dtype=np.uint8)
     edge[:, 17:] = 255

@@ -40,6 +40,15 @@ def test_pixels_are_those_of_the_rule(mode, subsampling, progressive, size, monk
     assert opened.size == expected.shape[:2]
 
 
+def test_rare_subsampling_is_left_to_the_rule():
+    data = bytearray(save(PHOTO.resize((64, 64)), subsampling=2))
+    start = data.index(b"\xff\xc0") + 11  # of the luminance: 1 x 4 instead of 2 x 2
+    assert data[start] == 0x22
+    data[start] = 0x14
+    opened = open_photo(bytes(data), RULE)
+    np.testing.assert_array_equal(opened.decode(1), decode_image(bytes(data), RULE))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photos_are_upright(orientation):
     data = save(orientation=orientation)

@@ -327,8 +327,14 @@ def test_the_report_says_how_long_the_consumer_waited(paths, monkeypatch):
     [
         (
             {"augment": AugmentSection(mixup=0.2), "num_classes": 0},
-            "augment.mixup and augment.cutmix blend labels, but the number of classes is not "
-            "given; pass num_classes.",
+            "augment.mixup and augment.cutmix blend labels, so targets must be in "
+            "[0, num_classes), but they are in [0, 2] and num_classes is 0; pass the number of "
+            "classes.",
+        ),
+        (
+            {"augment": AugmentSection(quarter_turns=True)},
+            "augment.quarter_turns needs images as high as wide, but the size is (24, 32); choose "
+            "a square one, or switch quarter_turns off.",
         ),
         (
             {"augment": AugmentSection(colour_pca=0.1)},
@@ -350,3 +356,20 @@ def test_images_and_targets_must_be_as_many(paths):
     assert str(info.value) == message
     with pytest.raises(InputError, match="0 images and 0 targets"):
         build([])
+    with pytest.raises(InputError) as info:
+        build([paths[0], paths[1], paths[0]])
+    assert str(info.value) == (
+        "each image needs a key of its own, because views are drawn by it, but '00.png' is there 2 "
+        "times; name every image once."
+    )
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_crops_of_images_that_are_fitted_come_from_files(paths, tmp_path, fit):
+    rule = DecodeRule(fit=fit)
+    hashes = [path.name for path in paths]
+    source, said = choose_source(paths, hashes, SIZE, NATURAL, rule, 2, tmp_path)
+    assert isinstance(source, ImageFiles)
+    assert said == f"every image is read anew in each epoch, because its fit is {fit!r}"
+    whole, _ = choose_source(paths, hashes, SIZE, AugmentSection(), rule, 2, tmp_path)
+    assert isinstance(whole, DecodedImages)

@@ -71,17 +71,18 @@ def test_bytes_are_those_of_an_array():
 @pytest.mark.parametrize(
     ("storage", "num_images", "told"),
     [
-        ("memory", 1, "1 image decoded once at 300x200 pixels, in memory (0.0 GB)"),
+        ("memory", 1, "1 image decoded once at 300x200 pixels, in memory (0 MB)"),
         (
             "mapped",
-            12_345,
-            "12,345 images decoded once at 300x200 pixels, mapped from the cache on disk (2.2 GB)",
+            12_000,
+            "12,000 images decoded once at 300x200 pixels, mapped from the cache on disk "
+            "(2,160 MB)",
         ),
         (
             "files",
             40_000,
-            "40,000 images decoded anew whenever they are read; the cache has no room for them at "
-            "300x200 pixels (7.2 GB)",
+            "40,000 images decoded anew whenever they are read; at 300x200 pixels (7,200 MB) they "
+            "would fill more than half of the cache",
         ),
     ],
 )

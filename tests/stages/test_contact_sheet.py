@@ -195,7 +195,7 @@ def test_a_mixed_batch_is_that_of_training(root):
     firsts = np.stack([read_image(root / i) for i in ids_of(sheet)])
     firsts = np.stack([resize_image(image, IMAGE_SIZE, "stretch") for image in firsts])
     one_hot = np.eye(3, dtype=np.float32)
-    pixels, shares = mix_batch(firsts, one_hot, config.augment, "4/0/0/batch 0")
+    pixels, shares = mix_batch(firsts, one_hot, config.augment, "4/0/batch 0")
     assert len(sheet.mixed) == 3
     for cell, picture, share in zip(sheet.mixed, pixels, shares, strict=True):
         assert cell.caption == describe_shares(share, LABELS)
