@@ -271,9 +271,11 @@ def test_a_consumer_may_stop_early(paths, close):
 
 
 INTERRUPTED = """
-import sys, threading, time
+import signal, sys, threading
 from pathlib import Path
 from tests.data.test_loading import build
+# A shell lets what it starts in the background ignore the signal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 loader = build(sorted(Path(sys.argv[1]).iterdir()), threads=4)
 try:
     for number, batch in enumerate(loader.batches(10**6)):
