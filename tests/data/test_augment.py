@@ -145,6 +145,7 @@ def test_crops_have_all_areas_and_places():
         free = boxes[boxes[:, side] < length - 40]
         place = (free[:, start] + 0.5) / (length - free[:, side] + 1)
         assert stats.kstest(place, "uniform").pvalue > 1e-4
+        assert (free[:, start].min(), (free[:, start] + free[:, side]).max()) == (0, length)
     # Where a share of the area decides, an eighth lies above 93 %; drawing anew would lose these.
     assert 0.07 < np.mean(areas > 0.93) < 0.13
 
