@@ -26,6 +26,8 @@ ARGUMENTS = ["photos", "--preset", "quick", "--set", "threads=2", "--set", "eval
 
 def predictions_files(run_path: Path) -> dict[str, bytes]:
     files = sorted(run_path.glob("contenders/*/predictions/*.csv"))
+    # What a killed process was writing lies there still, under a name that nothing reads.
+    files = [path for path in files if ".partial" not in path.name]
     return {str(p.relative_to(run_path)): p.read_bytes() for p in files}
 
 
