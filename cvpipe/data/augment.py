@@ -38,6 +38,8 @@ _DRAWS = struct.Struct(f"<{NUM_DRAWS}Q")
 class View(NamedTuple):
     """What happens to one image, in the order in which it happens.
 
+    From `degrees` to `shear_degrees` it is one interpolation, in which the slant comes first.
+
     Attributes:
         box: Top, left, height and width of the part that is shown, in pixels of the upright
             image. Empty: the whole image, brought to size as for evaluation.
