@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.classifiers import fit_at, predictor_of
-from cvpipe.data.images import decode_rule
+from cvpipe.classifiers.search import fit_at, predictor_of
 from cvpipe.data.splits import assign_splits, nested_subset
 from cvpipe.evaluation.learning_curve import forecast_accuracy
 from cvpipe.files import read_json
 from cvpipe.runs import Run, data_root, open_run
-from cvpipe.stages.features import describe_images
+from cvpipe.stages.contenders import stored_describer
+from cvpipe.stages.features import files_of
 from cvpipe.stages.job import Nobody
 from cvpipe.stages.learning_curve import NUM_DRAWS, PARTS
 from cvpipe.stages.recipes import classifier_of
@@ -51,10 +51,8 @@ def read_subject(run: Run, name: str, data: Path | None) -> Subject:
     """Read a contender of a run and describe all images."""
     config, manifest, names = run.config(), run.manifest(), run.class_names()
     contender = next(c for c in config.contender if c.name == name)
-    ids, hashes = manifest["image_id"].tolist(), manifest["sha256"].tolist()
-    rule = decode_rule(config.images, config.data)
-    root = data_root(run, data)
-    features = describe_images(contender, root, ids, hashes, rule, 1, Nobody())
+    describer = stored_describer(run, contender)
+    features = describer.describe(files_of(data_root(run, data), manifest), Nobody())
     chosen = read_json(run.part_path(name) / "fit.json")["chosen"]
     targets = frames.targets_of(manifest["label"], names)
     classifier = classifier_of(contender)

@@ -19,7 +19,7 @@ from sklearn.covariance import ledoit_wolf
 from threadpoolctl import threadpool_limits
 
 from cvpipe import frames
-from cvpipe.classifiers import fit_at, linear_head, predictor_of
+from cvpipe.classifiers.search import fit_at, linear_head, predictor_of
 from cvpipe.config import NetworkContender
 from cvpipe.evaluation.detection import area_with_interval, share_with_interval
 from cvpipe.inference.unlike import (
@@ -29,7 +29,7 @@ from cvpipe.inference.unlike import (
     unit_rows,
 )
 from cvpipe.runs import Run, data_root, open_run
-from cvpipe.stages.contenders import features_of
+from cvpipe.stages.contenders import features_of, stored_describer
 from cvpipe.stages.evaluate import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.summary import markdown, with_interval
@@ -93,7 +93,7 @@ class Measured:
 
     def features(self, rows: pd.DataFrame) -> np.ndarray:
         """Features of manifest rows, from the cache where they are there."""
-        return features_of(self.job, self.contender, rows)
+        return features_of(self.job, stored_describer(self.job.run, self.contender), rows)
 
     def scores(self, train: pd.DataFrame) -> dict[str, Score]:
         """Fit a linear probe on rows, and every score on its features."""

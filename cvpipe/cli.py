@@ -477,8 +477,8 @@ def listing(kind: str) -> dict[str, str]:
     if kind == "features":
         from cvpipe.features.table import FEATURES
 
-        return {name: feature.title for name, feature in FEATURES.items()}
-    from cvpipe.classifiers import CLASSIFIERS
+        return {name: feature.described for name, feature in FEATURES.items()}
+    from cvpipe.classifiers.table import CLASSIFIERS
 
     return {name: classifier.title for name, classifier in CLASSIFIERS.items()}
 

@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -251,7 +252,52 @@ class AugmentSection(Section):
         return {**AUGMENT_PRESETS[name].settings, **given}
 
 
-ContenderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+PlainName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _check_setting(value: Any) -> Any:
+    """Return a plain value, a list of whole numbers as a tuple."""
+    if isinstance(value, list | tuple) and all(type(part) is int for part in value):
+        return tuple(value)
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"must be a number, a word, true, false or a list of whole numbers: {value!r}")
+
+
+# A union of types would be answered with one complaint per type.
+Setting = Annotated[Any, BeforeValidator(_check_setting)]
+
+
+class FeatureSection(Section):
+    """A hand-crafted feature with settings of its own, for contenders to name.
+
+    Attributes:
+        name: How contenders call it: lower-case letters, digits, underscores.
+        kind: Which feature it is, as `cvpipe list features` tells.
+        image_size: `(height, width)` in pixels that images are brought to first; empty: the
+            usual size of its kind.
+        settings: Settings by name; what is not named is as usual for its kind.
+    """
+
+    name: PlainName
+    kind: str
+    image_size: tuple[Side, ...] = ()
+    settings: dict[str, Setting] = Field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        # A table has no hash of its own, and the order of its keys must not matter.
+        return hash(json.dumps(self.model_dump(), sort_keys=True))
+
+    @field_validator("image_size")
+    @classmethod
+    def _check_image_size(cls, size: tuple[int, ...]) -> tuple[int, ...]:
+        if len(size) not in (0, 2):
+            raise ValueError(f"must be [height, width] in pixels, or empty, but is {list(size)}")
+        return size
+
+
+ClassWeights = Literal["none", "balanced"]
 
 
 class ClassicContender(Section):
@@ -263,12 +309,15 @@ class ClassicContender(Section):
             that looks at no image. The name of a backbone stands for its frozen features.
         classifier: Name of the classifier.
         search: How finely hyperparameters are searched by cross-validation in train.
+        class_weights: `"balanced"`: images of rare classes count more in fitting, so that all
+            classes count the same; `"none"`: every image counts the same.
     """
 
-    name: ContenderName
+    name: PlainName
     features: tuple[str, ...] = ()
     classifier: str
     search: Literal["coarse", "fine"] = "fine"
+    class_weights: ClassWeights = "none"
 
 
 class NetworkContender(Section):
@@ -279,12 +328,14 @@ class NetworkContender(Section):
         backbone: Name of the network.
         recipe: `"linear_probe"`: a softmax classifier on the frozen features.
         search: As in `ClassicContender`.
+        class_weights: As in `ClassicContender`.
     """
 
-    name: ContenderName
+    name: PlainName
     backbone: str
     recipe: Literal["linear_probe"]
     search: Literal["coarse", "fine"] = "fine"
+    class_weights: ClassWeights = "none"
 
 
 def _contender_kind(values: Any) -> str:
@@ -409,6 +460,13 @@ class ExportSection(Section):
     formats: tuple[Literal["keras"], ...] = Field(default=("keras",), min_length=1)
 
 
+def _refuse_namesakes(what: str, parts: Sequence[Any]) -> None:
+    names = [part.name for part in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two {what} are called {name!r}; give each its own name")
+
+
 def usable_cores() -> int:
     """Count the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
@@ -421,6 +479,7 @@ class Config(Section):
 
     Attributes:
         name: What run folders are called; made of the file's stem where the file does not say.
+        feature: Features with settings of their own, beside those that have a name already.
         contender: The contenders to compare, in the order of the tables.
         seed: Start of every random draw.
         threads: Threads of the numerical libraries and of the image loader. Part of the
@@ -433,6 +492,7 @@ class Config(Section):
     split: SplitSection = SplitSection()
     images: ImagesSection = ImagesSection()
     augment: AugmentSection = AugmentSection()
+    feature: tuple[FeatureSection, ...] = ()
     contender: tuple[Contender, ...]
     evaluate: EvaluateSection = EvaluateSection()
     export: ExportSection = ExportSection()
@@ -444,11 +504,14 @@ class Config(Section):
     def _check_contenders(cls, contenders: tuple[Contender, ...]) -> tuple[Contender, ...]:
         if not contenders:
             raise ValueError("a pipeline needs at least one [[contender]]")
-        names = [contender.name for contender in contenders]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two contenders are called {name!r}; give each its own name")
+        _refuse_namesakes("contenders", contenders)
         return contenders
+
+    @field_validator("feature")
+    @classmethod
+    def _check_features(cls, features: tuple[FeatureSection, ...]) -> tuple[FeatureSection, ...]:
+        _refuse_namesakes("features", features)
+        return features
 
     @model_validator(mode="after")
     def _can_be_exported(self) -> "Config":
@@ -617,6 +680,8 @@ def _section_at(location: Sequence[str | int]) -> type[Section]:
         return Config
     if location[0] == "contender":
         return CONTENDER_KINDS[str(location[2])]
+    if location[0] == "feature":
+        return FeatureSection
     section = Config.model_fields[str(location[0])].annotation
     return section if isinstance(section, type) and issubclass(section, Section) else Config
 

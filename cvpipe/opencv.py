@@ -1,8 +1,8 @@
 """OpenCV, checked before it is used.
 
 The builds `opencv-python`, `opencv-python-headless` and their contrib variants install
-the same folder and overwrite each other's files; OpenCV 5 has no `HOGDescriptor`. Both
-give errors far from their cause, so they are looked for before the first import.
+the same folder and overwrite each other's files, and no version but 4 is verified. What comes of
+either shows far from its cause, so both are looked for before the first import.
 """
 
 import functools
@@ -48,7 +48,7 @@ def check_builds(builds: dict[str, str]) -> dict[str, str]:
         )
     if not next(iter(builds.values())).startswith("4."):
         raise InputError(
-            f"OpenCV 4 is needed, but {listed} is installed; version 5 has no HOGDescriptor: "
+            f"OpenCV 4 is needed, but {listed} is installed, with which nothing is verified: "
             f"{remedy}"
         )
     return builds

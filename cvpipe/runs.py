@@ -4,6 +4,7 @@ A file in a run folder exists if and only if it is complete (see `cvpipe.files`)
 all a stage needs to resume: what exists is done.
 """
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -222,6 +223,15 @@ class Run:
         """How many test images are called unlike the training images."""
         return self.path / "unlike.csv"
 
+    @property
+    def neighbours_path(self) -> Path:
+        """Nearest training images of some test images; there when a contender compares images."""
+        return self.path / "neighbours.csv"
+
+    def search_path(self, contender: str) -> Path:
+        """What cross-validation inside train said of each setting of a contender."""
+        return self.part_path(contender) / "search.csv"
+
     def part_path(self, contender: str, part: str = "holdout") -> Path:
         """Folder of a fitted contender: `holdout`, or `r0-f3` for fold 3 of repeat 0."""
         return self.path / "contenders" / contender / part
@@ -379,6 +389,28 @@ class Run:
         if not self.unlike_path.exists():
             return pd.DataFrame(columns=["contender", "score", "images", *numbers, "n"])
         return _read_numbers(self.unlike_path, numbers, ("n",))
+
+    def neighbours(self) -> pd.DataFrame:
+        """Load the nearest training images; without rows in runs that did not store them."""
+        columns = ["image_id", "label", "space", "rank", "train_image_id", "train_label"]
+        if not self.neighbours_path.exists():
+            return pd.DataFrame(columns=[*columns, "distance"])
+        return _read_numbers(self.neighbours_path, ("distance",), ("rank",))
+
+    def search(self, contender: str) -> pd.DataFrame:
+        """Load the table of a contender's search; without rows where nothing was searched.
+
+        A hyperparameter whose values are all numbers is one of numbers, others are text.
+        """
+        columns = ("mean", "std", "folds")
+        path = self.search_path(contender)
+        if not path.exists():
+            return pd.DataFrame(columns=list(columns))
+        table = _read_numbers(path, columns[:2], columns[2:])
+        for name in [name for name in table if name not in columns]:
+            with contextlib.suppress(ValueError):
+                table[name] = pd.to_numeric(table[name])
+        return table
 
     def unlike_bounds(self, contender: str) -> dict[str, float]:
         """Load the bound of each score of a contender; empty where none are stored."""

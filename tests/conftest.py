@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from cvpipe.runs import Run, open_run
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("cvpipe", deadline=None)
+settings.load_profile("cvpipe")
 
 # Names that careless table reading turns into numbers or missing values.
 CLASS_PHOTOS = {"0": "chelsea", "NA": "coffee", "poppy": "rocket"}

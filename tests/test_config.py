@@ -56,11 +56,18 @@ dicom_window = [40.0, 80.0]
 [augment]
 preset = "none"
 
+[[feature]]
+name = "hog_fine"
+kind = "hog"
+image_size = [64, 96]
+settings = {cell_pixels = 8, soft = true, norm = "l2", scales = [4, 6], epsilon = 0.5}
+
 [[contender]]
 name = "hog_svm"
 features = ["hog", "colour"]
 classifier = "linear_svm"
 search = "coarse"
+class_weights = "balanced"
 
 [[contender]]
 name = "probe"
@@ -104,6 +111,16 @@ OTHER_VALUES = {
     "images.fit": "crop",
     "images.white_level": 4096,
     "images.dicom_window": [],
+    "feature.0.name": "other",
+    "feature.0.kind": "colour_histogram",
+    "feature.0.image_size": [],
+    "feature.0.settings.cell_pixels": 9,
+    "feature.0.settings.soft": False,
+    "feature.0.settings.norm": "l1",
+    "feature.0.settings.scales": [4],
+    "feature.0.settings.epsilon": 0.25,
+    "contender.0.class_weights": "none",
+    "contender.1.class_weights": "balanced",
     "augment.crop": "padded",
     "augment.min_area": 0.7,
     "augment.max_stretch": 1.2,
@@ -252,8 +269,12 @@ def test_defaults():
             **{"colour_pca": 0.0, "blur_pixels": 0.0, "noise_levels": 0.0, "erasing": 0.0},
             **{"mixup": 0.0, "cutmix": 0.0, "fused": True},
         },
+        "feature": [],
         "contender": [
-            {"name": "majority", "features": [], "classifier": "majority", "search": "fine"}
+            {
+                **{"name": "majority", "features": [], "classifier": "majority"},
+                **{"search": "fine", "class_weights": "none"},
+            }
         ],
         "evaluate": {
             **{"select_by": "log_loss", "resamples": 1000, "subgroups": [], "costs": {}},
@@ -337,11 +358,11 @@ def test_given_values_are_not_changed():
     assert raw == before
 
 
-CLASSIC_KEYS = "choose one of ['classifier', 'features', 'name', 'search']."
-NETWORK_KEYS = "choose one of ['backbone', 'name', 'recipe', 'search']."
+CLASSIC_KEYS = "choose one of ['class_weights', 'classifier', 'features', 'name', 'search']."
+NETWORK_KEYS = "choose one of ['backbone', 'class_weights', 'name', 'recipe', 'search']."
 TOP_KEYS = (
-    "choose one of ['augment', 'contender', 'data', 'evaluate', 'export', 'images', 'name', "
-    "'seed', 'split', 'threads']."
+    "choose one of ['augment', 'contender', 'data', 'evaluate', 'export', 'feature', 'images', "
+    "'name', 'seed', 'split', 'threads']."
 )
 PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
 
@@ -569,6 +590,32 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         (
             minimal(contender=[PROBE, {"name": "p", "classifier": "m"}]),
             "contender: two contenders are called 'p'; give each its own name",
+        ),
+        (
+            minimal(contender=[{**PROBE, "class_weights": "x"}]),
+            "contender.1.class_weights: input should be 'none' or 'balanced', but is 'x'",
+        ),
+        # features
+        (
+            minimal(feature=[{"name": "a", "kind": "hog", "size": 1}]),
+            "unknown key 'feature.1.size'; choose one of ['image_size', 'kind', 'name', 'settin",
+        ),
+        (minimal(feature=[{"name": "a"}]), "'feature.1.kind' is missing"),
+        (
+            minimal(feature=[{"name": "a", "kind": "hog"}, {"name": "a", "kind": "hog"}]),
+            "feature: two features are called 'a'; give each its own name",
+        ),
+        (
+            minimal(feature=[{"name": "a", "kind": "hog", "image_size": [64]}]),
+            "feature.1.image_size: must be [height, width] in pixels, or empty, but is [64]",
+        ),
+        (
+            minimal(feature=[{"name": "a", "kind": "hog", "image_size": [64, 0]}]),
+            "feature.1.image_size.2: input should be greater than or equal to 1, but is 0",
+        ),
+        (
+            minimal(feature=[{"name": "a", "kind": "hog", "settings": {"b": [1.5]}}]),
+            "feature.1.settings.b: must be a number, a word, true, false or a list of whole numb",
         ),
     ],
 )

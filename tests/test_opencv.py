@@ -34,13 +34,13 @@ def test_one_good_build(name):
         ),
         (
             {HEADLESS: "5.0.0.1"},
-            "OpenCV 4 is needed, but opencv-python-headless 5.0.0.1 is installed; version 5 has no "
-            f"HOGDescriptor: python -m pip uninstall -y opencv-python-headless && {INSTALL}",
+            "OpenCV 4 is needed, but opencv-python-headless 5.0.0.1 is installed, with which "
+            f"nothing is verified: python -m pip uninstall -y opencv-python-headless && {INSTALL}",
         ),
         (
             {FULL: "3.4.18"},
-            "OpenCV 4 is needed, but opencv-python 3.4.18 is installed; version 5 has no "
-            f"HOGDescriptor: python -m pip uninstall -y opencv-python && {INSTALL}",
+            "OpenCV 4 is needed, but opencv-python 3.4.18 is installed, with which nothing is "
+            f"verified: python -m pip uninstall -y opencv-python && {INSTALL}",
         ),
         ({FULL: "40.1"}, "OpenCV 4 is needed, but opencv-python 40.1 is installed"),
     ],

@@ -56,6 +56,7 @@ PATHS = {
     "duplicates_path": "duplicates.csv",
     "calibration_path": "calibration.csv",
     "unlike_path": "unlike.csv",
+    "neighbours_path": "neighbours.csv",
     "manifest_path": "manifest.csv",
     "classes_path": "classes.json",
     "choice_path": "choice.json",

@@ -14,6 +14,7 @@ import pandas as pd
 from cvpipe.errors import InputError
 from cvpipe.report.contact_sheet import ContactSheet
 from cvpipe.report.decisions import Decisions
+from cvpipe.report.understanding import Understanding
 
 METRIC_COLUMNS = (
     *("protocol", "repeat", "contender", "split", "view", "metric", "label"),
@@ -224,6 +225,7 @@ class ReportContent:
         unlike: Shares of the test images that are called unlike the training images,
             `UNLIKE_COLUMNS`; empty in runs that did not measure them.
         augmentation: What augmentation does to training images; `None` where it is off.
+        understanding: Pictures and figures of what the contenders see and look for.
     """
 
     run_name: str
@@ -262,6 +264,7 @@ class ReportContent:
     forecast: pd.DataFrame = field(default_factory=partial(_empty_table, FORECAST_COLUMNS))
     unlike: pd.DataFrame = field(default_factory=partial(_empty_table, UNLIKE_COLUMNS))
     augmentation: ContactSheet | None = None
+    understanding: Understanding = field(default_factory=Understanding)
 
 
 def check_content(content: ReportContent) -> ReportContent:

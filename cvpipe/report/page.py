@@ -46,6 +46,7 @@ from cvpipe.report.content import (
 from cvpipe.report.cost_figure import cost_figure
 from cvpipe.report.decisions import DecisionSection, decision_section, risk_coverage_figure
 from cvpipe.report.learning_curve import curve_sections
+from cvpipe.report.understanding import search_figure
 from cvpipe.report.wording import (
     careless_sentence,
     comparison_outcomes,
@@ -71,6 +72,7 @@ COUNTED_ELSEWHERE = ("precision", "specificity")
 FURTHER_FIGURES = ("balanced_accuracy", "log_loss")
 MAX_FINDINGS = 20
 MAX_SUBGROUPS = 12
+MAX_OPEN_LOOKUPS = 4  # further images with their neighbours stand behind a click
 THUMBNAIL_PIXELS = (320, 160)  # width and height at most
 
 
@@ -150,6 +152,11 @@ def render_report(content: ReportContent) -> str:
             replace(section, figure=trusted(section.figure))
             for section in curve_sections(content.learning_curve, content.forecast)
         ],
+        searches=[
+            (search.contender, search.num_folds, trusted(search_figure(search)))
+            for search in content.understanding.searches
+        ],
+        open_lookups=MAX_OPEN_LOOKUPS,
     )
 
 
@@ -231,12 +238,15 @@ def count_confusions(predictions: pd.DataFrame, class_names: Sequence[str]) -> n
     return matrix
 
 
-def image_data_uri(image: np.ndarray, max_size: tuple[int, int] = THUMBNAIL_PIXELS) -> str:
+def image_data_uri(
+    image: np.ndarray, max_size: tuple[int, int] = THUMBNAIL_PIXELS, lossless: bool = False
+) -> str:
     """Write a picture into a `data:` address, made smaller when it is large.
 
     Args:
         image: `uint8` RGB of shape `(height, width, 3)`.
         max_size: Width and height in pixels, at most.
+        lossless: Write PNG instead of JPEG: for pictures of which every pixel counts.
 
     Raises:
         InputError: The array is not such an image.
@@ -251,8 +261,12 @@ def image_data_uri(image: np.ndarray, max_size: tuple[int, int] = THUMBNAIL_PIXE
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture.thumbnail(max_size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    if lossless:
+        picture.save(buffer, format="PNG", optimize=True)
+    else:
+        picture.save(buffer, format="JPEG", quality=85)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def build_figures(content: ReportContent, order: list[str]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cvpipe.classifiers import CLASSIFIERS, MAX_PAIR_BYTES
+from cvpipe.classifiers.table import CLASSIFIERS, MAX_PAIR_BYTES, count_search_fits
 from cvpipe.config import FOLDERS, STANDARD_CONTENDERS, SplitSection
 from cvpipe.data.audit import MAX_IMBALANCE
 from cvpipe.stages.fingerprint import (
@@ -32,7 +32,7 @@ LONG_ELONGATION = 2.0
 # The lecture's table of set size against similarity has no number. Ours: the median class has
 # fewer groups than this, near-duplicates counted once.
 FEW_GROUPS_PER_CLASS = 500
-# A coarse search takes 9 fits instead of 25: every second value, in 3 folds instead of 5.
+# A coarse search takes half the fits: no values between decades, and 3 folds instead of 5.
 COARSE_FROM_IMAGES = 10_000
 SIXTEEN_BIT_WHITE = 65_535
 
@@ -207,8 +207,12 @@ def contender_blocks(fingerprint: Fingerprint) -> Iterator[Block]:
         if too_many and (classifier.holds_pairs or classifier.counts_rows):
             continue  # memory or time grows with the square of the number of images
         choices = [Choice(key, value) for key, value in contender.items()]
-        if f.num_images >= COARSE_FROM_IMAGES and classifier.values:
-            reason = f"{f.num_images:,} images make the fine search, 25 fits instead of 9, slow."
+        if f.num_images >= COARSE_FROM_IMAGES and classifier.parameters:
+            fine, coarse = (count_search_fits(classifier, name) for name in ("fine", "coarse"))
+            reason = (
+                f"{f.num_images:,} images make the fine search, {fine} fits instead of {coarse}, "
+                "slow."
+            )
             choices.append(Choice("search", "coarse", reason))
         yield Block("contender", choices, notes[contender["name"]])
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.classifiers import (
+from cvpipe.classifiers.search import (
     FittedClassifier,
     fit_at,
     fit_classifier,
@@ -22,30 +22,30 @@ from cvpipe.classifiers import (
     predictor_of,
 )
 from cvpipe.config import Contender, NetworkContender
-from cvpipe.data.images import decode_rule
-from cvpipe.errors import InputError
 from cvpipe.files import atomic_path, read_json, write_json, write_table
 from cvpipe.models.backbones import build_backbone
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head, head_of
+from cvpipe.runs import Run
 from cvpipe.stages.calibration import (
     calibrate,
     calibrate_table,
     load_calibration,
     store_calibrated,
 )
-from cvpipe.stages.features import describe_images
+from cvpipe.stages.features import (
+    Describer,
+    files_of,
+    learn_describer,
+    load_describer,
+    setup_of,
+    store_describer,
+)
 from cvpipe.stages.job import Job
 from cvpipe.stages.recipes import classifier_of
+from cvpipe.stages.stored_models import load_estimator, store_estimator
 
-# What may be in a stored scikit-learn model beside the types that skops itself trusts.
-TRUSTED_TYPES = [
-    "cvpipe.gaussian_svm.GaussianSVM",
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._SigmoidCalibration",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-]
 Predictor = Callable[[np.ndarray], np.ndarray]
 
 
@@ -57,11 +57,13 @@ def fit_contender(job: Job, contender: Contender, train: pd.DataFrame) -> None:
         contender: What to fit.
         train: Manifest rows of train, and nothing else, with `sha256`.
     """
-    features_of(job, contender, train)  # whoever comes first would pay for all who share them
+    # Whoever comes first would pay for all who share features.
+    features_of(job, learn_on(job, contender, train), train)
     started = time.perf_counter()
-    fitted = fit_rows(job, contender, train)
+    describer, fitted = fit_rows(job, contender, train)
     seconds = time.perf_counter() - started
     part = job.run.part_path(contender.name)
+    store_describer(part, describer)
     if isinstance(contender, NetworkContender):
         model_name = "model.keras"
         head = linear_head(fitted.estimator, len(job.run.class_names()))
@@ -72,17 +74,27 @@ def fit_contender(job: Job, contender: Contender, train: pd.DataFrame) -> None:
     store_fit(part, fitted, {"model": model_name, "fit_seconds": round(seconds, 3)})
 
 
-def fit_rows(job: Job, contender: Contender, rows: pd.DataFrame) -> FittedClassifier:
-    """Search a contender's hyperparameter within manifest rows, and fit it on them."""
-    return fit_classifier(classifier_of(contender), **fitting_arguments(job, contender, rows))
+def learn_on(job: Job, contender: Contender, rows: pd.DataFrame) -> Describer:
+    """Learn from manifest rows what a contender's features need."""
+    return learn_describer(contender, setup_of(job.config), files_of(job.root, rows), job.watcher)
+
+
+def fit_rows(
+    job: Job, contender: Contender, rows: pd.DataFrame
+) -> tuple[Describer, FittedClassifier]:
+    """Learn features, search a contender's hyperparameters and fit it, all on manifest rows."""
+    describer = learn_on(job, contender, rows)
+    arguments = fitting_arguments(job, contender, rows, describer)
+    return describer, fit_classifier(classifier_of(contender), **arguments)
 
 
 def refit_rows(
-    job: Job, contender: Contender, rows: pd.DataFrame, chosen: Mapping[str, float]
-) -> Predictor:
-    """Fit a contender on manifest rows with a hyperparameter that is known already."""
-    arguments = fitting_arguments(job, contender, rows)
-    return predictor_of(fit_at(classifier_of(contender), chosen, **arguments))
+    job: Job, contender: Contender, rows: pd.DataFrame, chosen: Mapping[str, Any]
+) -> tuple[Describer, Predictor]:
+    """Fit a contender on manifest rows with hyperparameters that are known already."""
+    describer = learn_on(job, contender, rows)
+    arguments = fitting_arguments(job, contender, rows, describer)
+    return describer, predictor_of(fit_at(classifier_of(contender), chosen, **arguments))
 
 
 def predict_by_refit(
@@ -94,19 +106,22 @@ def predict_by_refit(
     would cost much and show little.
     """
     chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
-    table = predict_rows(job, contender, test, refit_rows(job, contender, train, chosen))
+    table = predict_rows(job, *refit_rows(job, contender, train, chosen), test)
     return calibrate_table(table, load_calibration(job.run, contender.name))
 
 
-def fitting_arguments(job: Job, contender: Contender, rows: pd.DataFrame) -> dict[str, Any]:
+def fitting_arguments(
+    job: Job, contender: Contender, rows: pd.DataFrame, describer: Describer
+) -> dict[str, Any]:
     """Collect what a fit on manifest rows is given beside the name of the classifier."""
     return {
-        "features": features_of(job, contender, rows),
+        "features": features_of(job, describer, rows),
         "targets": frames.targets_of(rows["label"], job.run.class_names()),
         "groups": rows["group"].tolist(),
         "search": contender.search,
         "seed": job.config.seed,
         "threads": job.config.threads,
+        "class_weights": contender.class_weights,
     }
 
 
@@ -125,17 +140,14 @@ def store_fit(part: Path, fitted: FittedClassifier, facts: dict[str, Any]) -> No
     )
 
 
-def features_of(job: Job, contender: Contender, rows: pd.DataFrame) -> np.ndarray:
+def features_of(job: Job, describer: Describer, rows: pd.DataFrame) -> np.ndarray:
     """Compute or recall the features of manifest rows that carry their `sha256`."""
-    return describe_images(
-        contender,
-        job.root,
-        rows["image_id"].tolist(),
-        rows["sha256"].tolist(),
-        decode_rule(job.config.images, job.config.data),
-        job.config.threads,
-        job.watcher,
-    )
+    return describer.describe(files_of(job.root, rows), job.watcher)
+
+
+def stored_describer(run: Run, contender: Contender) -> Describer:
+    """Load what the stored model of a contender reads images with."""
+    return load_describer(contender, setup_of(run.config()), run.part_path(contender.name))
 
 
 def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str) -> None:
@@ -146,7 +158,7 @@ def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str
     name = contender.name
     if not job.run.uncalibrated_path(name, split).exists():
         predict = load_predictor(job.run.part_path(name), job.config.threads)
-        table = predict_rows(job, contender, rows, predict)
+        table = predict_rows(job, stored_describer(job.run, contender), predict, rows)
         write_table(job.run.uncalibrated_path(name, split), table)
     if split == "val" and not job.run.fitted_calibration_path(name).exists():
         calibrate(job, name, rows)
@@ -154,13 +166,13 @@ def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str
 
 
 def predict_rows(
-    job: Job, contender: Contender, rows: pd.DataFrame, predict: Predictor
+    job: Job, describer: Describer, predict: Predictor, rows: pd.DataFrame
 ) -> pd.DataFrame:
     """Make the predictions table of manifest rows."""
     return frames.make_predictions(
         rows["image_id"].tolist(),
         rows["label"].tolist(),
-        predict(features_of(job, contender, rows)),
+        predict(features_of(job, describer, rows)),
         job.run.class_names(),
     )
 
@@ -172,58 +184,6 @@ def load_predictor(part: Path, threads: int) -> Predictor:
         return predictor_of(load_estimator(part / model_name))
     set_threads(threads)
     return build_embed(head_of(load_network(part / model_name)))
-
-
-def store_estimator(path: Path, estimator: Any) -> None:
-    """Store a fitted scikit-learn estimator without pickle."""
-    from skops.io import dump
-
-    with atomic_path(path) as partial:
-        dump(estimator, partial)
-
-
-def load_estimator(path: Path) -> Any:
-    """Load a stored estimator; types that are not on the list are refused, not executed.
-
-    Raises:
-        InputError: The file holds something else.
-    """
-    from skops.io import load
-    from skops.io.exceptions import UntrustedTypesFoundException
-
-    try:
-        estimator = load(path, trusted=TRUSTED_TYPES)
-    except UntrustedTypesFoundException as error:
-        raise InputError(
-            f"{str(path)!r} was not written by cvpipe and is not loaded: {error}"
-        ) from None
-    if not all(is_sound_tree(t.nodes, estimator.n_features_in_) for t in trees_of(estimator)):
-        raise InputError(
-            f"{str(path)!r} was not written by cvpipe and is not loaded: a decision tree in it "
-            "leads nowhere."
-        )
-    return estimator
-
-
-def trees_of(estimator: Any) -> list[Any]:
-    """List the decision trees of a gradient boosting; none of anything else."""
-    return [tree for stage in getattr(estimator, "_predictors", []) for tree in stage]
-
-
-def is_sound_tree(nodes: np.ndarray, num_features: int) -> bool:
-    """Tell whether every path through a tree ends inside it: walking one checks nothing.
-
-    Args:
-        nodes: The structured array of scikit-learn's `TreePredictor`; children stand behind
-            their parents.
-        num_features: Length of the rows that it reads.
-    """
-    inner = np.flatnonzero(nodes["is_leaf"] == 0)
-    children = np.stack([nodes["left"][inner], nodes["right"][inner]]).astype(np.int64)
-    inside = (children > inner) & (children < len(nodes))
-    column = nodes["feature_idx"][inner].astype(np.int64)
-    numeric = (nodes["is_categorical"][inner] == 0) & (column >= 0) & (column < num_features)
-    return len(nodes) > 0 and bool(inside.all() and numeric.all())
 
 
 def store_network(
@@ -244,4 +204,8 @@ def load_network(path: Path) -> Any:
 def describe_search(fit: dict[str, Any]) -> dict[str, str]:
     """Say in words which hyperparameters were chosen and how."""
     how = f"best of {fit['num_values']} by {fit['num_folds']}-fold cross-validation inside train"
-    return {name: f"{value:g} ({how})" for name, value in fit["chosen"].items()}
+    values = {
+        name: value if isinstance(value, str) else f"{value:g}"
+        for name, value in fit["chosen"].items()
+    }
+    return {name: f"{value} ({how})" for name, value in values.items()}

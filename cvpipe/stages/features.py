@@ -2,33 +2,82 @@
 
 A hand-crafted feature, a frozen backbone and the facts of a file are the same thing here:
 paths of images go in, one row per image comes out, and the row depends on nothing but the
-bytes of its file.
+bytes of its file, and on what was learned from train images where a feature learns.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from cvpipe.cache import cache_root, cached_rows
-from cvpipe.config import Contender
-from cvpipe.data.images import DecodeRule
-from cvpipe.data.pixels import image_space
-from cvpipe.data.threads import load_batches
-from cvpipe.features.table import FEATURES, Feature
+from cvpipe.config import Config, Contender
+from cvpipe.data.images import DecodeRule, decode_rule
+from cvpipe.data.pixels import image_space, num_pixel_bytes
+from cvpipe.data.threads import load_batches, ordered_map
+from cvpipe.errors import InputError
+from cvpipe.features.table import AnyFeature, Feature, FileFeature
+from cvpipe.files import read_json, write_json
 from cvpipe.formats import reader_versions
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
 from cvpipe.models.features import BATCH_SIZE, build_embed
 from cvpipe.models.framework import list_devices, set_threads
 from cvpipe.opencv import check_builds, installed_builds
 from cvpipe.stages.job import Watcher
-from cvpipe.stages.recipes import feature_names
+from cvpipe.stages.recipes import feature_names, known_features
+from cvpipe.stages.stored_models import load_estimator, store_estimator
+
+# What the images that a feature learns from may take in memory; of more images some are drawn.
+MAX_LEARNING_BYTES = 400_000_000
+LEARNED_KEPT = 64  # learned features in memory, of a megabyte or so each
+# Other versions of these may give other last bits.
+NUMERICAL_PACKAGES = ("numpy", "scipy", "scikit-learn")
 
 Describe = Callable[[Sequence[Path]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What of a config decides how image files become rows.
+
+    Attributes:
+        features: Features by name, those of the config among them.
+        rule: How a file becomes pixels.
+        threads: Threads that load images, and that compute.
+        seed: Of what features learn.
+    """
+
+    features: Mapping[str, AnyFeature]
+    rule: DecodeRule
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files and the hashes by which their rows are kept.
+
+    Attributes:
+        root: Folder of the images.
+        image_ids: Paths relative to `root`.
+        sha256s: Hash of each file's bytes.
+    """
+
+    root: Path
+    image_ids: Sequence[str]
+    sha256s: Sequence[str]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Paths of the files."""
+        return [self.root / image_id for image_id in self.image_ids]
 
 
 @dataclass(frozen=True)
@@ -36,49 +85,231 @@ class Descriptor:
     """One way to turn image files into rows.
 
     Attributes:
-        title: For progress bars.
+        name: Of the feature or backbone; the title of progress bars.
         row_size: Length of a row.
         space: What decides a row besides the file's bytes; see `cvpipe.cache`.
         prepare: Makes the function from paths to `float32` rows. Called only when something
             has to be computed, because it may load a network.
+        learned: The fitted transformer of a feature that learns.
     """
 
-    title: str
+    name: str
     row_size: int
     space: dict[str, Any]
     prepare: Callable[[], Describe]
+    learned: Any = None
 
 
-def descriptors_of(contender: Contender, rule: DecodeRule, threads: int) -> list[Descriptor]:
-    """List the descriptors whose rows, side by side, are a contender's features."""
-    return [build_descriptor(name, rule, threads) for name in feature_names(contender)]
+@dataclass(frozen=True)
+class Describer:
+    """All that turns image files into a contender's rows, with what was learned for it.
+
+    Attributes:
+        descriptors: Their rows stand side by side.
+        scales: What the rows of each are multiplied by; empty for a single descriptor.
+    """
+
+    descriptors: tuple[Descriptor, ...]
+    scales: tuple[float, ...] = ()
+
+    def prepare(self) -> Describe:
+        """Make the function from paths to rows that looks into no cache."""
+        functions = [descriptor.prepare() for descriptor in self.descriptors]
+        return lambda paths: self._join([f(paths) for f in functions], len(paths))
+
+    def describe(self, files: ImageFiles, watcher: Watcher) -> np.ndarray:
+        """Compute or recall the rows of images.
+
+        Returns:
+            `float32` array of shape `(n, num_features)`; of shape `(n, 1)` and all zero where
+            no image is looked at.
+        """
+        blocks = [recall_rows(descriptor, files, watcher) for descriptor in self.descriptors]
+        return self._join(blocks, len(files.image_ids))
+
+    def _join(self, blocks: Sequence[np.ndarray], num_images: int) -> np.ndarray:
+        if not blocks:
+            return np.zeros((num_images, 1), dtype=np.float32)
+        if self.scales:
+            pairs = zip(blocks, self.scales, strict=True)
+            blocks = [block * np.float32(scale) for block, scale in pairs]
+        return np.hstack(blocks)
 
 
-def build_descriptor(name: str, rule: DecodeRule, threads: int) -> Descriptor:
-    """Describe images by a feature or by the frozen features of a backbone."""
+def setup_of(config: Config) -> Setup:
+    """Say how image files become rows under a config."""
+    return Setup(
+        features=known_features(config),
+        rule=decode_rule(config.images, config.data),
+        threads=config.threads,
+        seed=config.seed,
+    )
+
+
+def files_of(root: Path, rows: pd.DataFrame) -> ImageFiles:
+    """Name the image files of manifest rows that carry their `sha256`."""
+    return ImageFiles(root, rows["image_id"].tolist(), rows["sha256"].tolist())
+
+
+def learn_describer(
+    contender: Contender, setup: Setup, files: ImageFiles, watcher: Watcher
+) -> Describer:
+    """Learn from train images what a contender's features need.
+
+    Where there are several features, the rows of each are brought to a mean length of 1, so that
+    none outweighs the others by its scale alone.
+
+    Args:
+        contender: Whose features.
+        setup: How files become rows.
+        files: Train images, and nothing else.
+        watcher: Who is shown the progress.
+    """
+    descriptors = tuple(
+        _descriptor(name, setup, functools.partial(_learn_from, files, setup))
+        for name in feature_names(contender)
+    )
+    if len(descriptors) < 2:
+        return Describer(descriptors)
+    lengths = [
+        float(np.linalg.norm(recall_rows(d, files, watcher), axis=1).mean()) for d in descriptors
+    ]
+    return Describer(descriptors, tuple(1.0 / length if length else 1.0 for length in lengths))
+
+
+def store_describer(part: Path, describer: Describer) -> None:
+    """Store what a describer learned beside the model that reads its rows."""
+    for descriptor in describer.descriptors:
+        if descriptor.learned is not None:
+            store_estimator(learned_path(part, descriptor.name), descriptor.learned)
+    if describer.scales:
+        write_json(part / "model.scales.json", {"scales": describer.scales})
+
+
+def load_describer(contender: Contender, setup: Setup, part: Path) -> Describer:
+    """Load what a contender's model, stored in a part, reads images with.
+
+    Raises:
+        InputError: A learned feature is missing, or holds something else.
+    """
+    descriptors = tuple(
+        _descriptor(name, setup, lambda name, _: load_estimator(learned_path(part, name)))
+        for name in feature_names(contender)
+    )
+    scales = part / "model.scales.json"
+    if len(descriptors) < 2:
+        return Describer(descriptors)
+    if not scales.exists():
+        raise InputError(f"{str(scales)!r} is missing; make its run anew.")
+    return Describer(descriptors, tuple(read_json(scales)["scales"]))
+
+
+def fixed_describer(names: Sequence[str], setup: Setup) -> Describer:
+    """Describe images by features or backbones that learn nothing, side by side as they are."""
+    return Describer(tuple(build_descriptor(name, setup) for name in names))
+
+
+def build_descriptor(name: str, setup: Setup) -> Descriptor:
+    """Describe images by a feature that learns nothing, or by the frozen ones of a backbone."""
+    return _descriptor(name, setup, _must_not_learn)
+
+
+def _must_not_learn(name: str, feature: Feature) -> Any:
+    raise TypeError(f"{name!r} ({feature.kind}) learns from train images")
+
+
+def _descriptor(name: str, setup: Setup, learned: Callable[[str, Feature], Any]) -> Descriptor:
+    """Make the descriptor of a name.
+
+    Args:
+        name: Of a feature or backbone.
+        setup: How files become rows.
+        learned: Gives the fitted transformer of a feature that learns.
+    """
     if name in BACKBONES:
-        return _backbone_descriptor(name, rule, threads)
-    feature = FEATURES[name]
-    if isinstance(feature, Feature):
-        return _image_descriptor(name, feature, rule, threads)
-    space = {"feature": feature.identity, **reader_versions()}
-    return Descriptor(name, feature.row_size, space, feature.build)
+        return _backbone_descriptor(name, setup)
+    feature = setup.features[name]
+    if isinstance(feature, FileFeature):
+        space = {"feature": feature.identity, **reader_versions()}
+        return Descriptor(name, feature.row_size, space, feature.build)
+    if feature.learns:
+        return _image_descriptor(name, feature, setup, learned(name, feature))
+    return _image_descriptor(name, feature, setup)
 
 
-def _image_descriptor(name: str, feature: Feature, rule: DecodeRule, threads: int) -> Descriptor:
+def _image_descriptor(name: str, feature: Feature, setup: Setup, learned: Any = None) -> Descriptor:
     blank = np.zeros((1, *feature.image_size, 3), dtype=np.uint8)
-    transformer = feature.build().fit(blank)
+    transformer = feature.build().fit(blank) if learned is None else learned
     space = {
         "feature": feature.identity,
         "opencv": next(iter(check_builds(installed_builds()).values())),
-        **image_space(feature.image_size, rule),
+        **{package: metadata.version(package) for package in NUMERICAL_PACKAGES},
+        **image_space(feature.image_size, setup.rule),
     }
-    row_size = transformer.transform(blank).shape[1]
-    describe = from_images(transformer.transform, feature.image_size, rule, threads)
-    return Descriptor(name, row_size, space, lambda: describe)
+    if learned is not None:
+        space["learned"] = state_fingerprint(learned)
+    describe = from_images(
+        transformer.transform, feature.image_size, setup.rule, setup.threads, one_thread_each=True
+    )
+    row_size = int(transformer.n_features_out_)
+    return Descriptor(name, row_size, space, lambda: describe, learned)
 
 
-def _backbone_descriptor(name: str, rule: DecodeRule, threads: int) -> Descriptor:
+def state_fingerprint(transformer: Any) -> str:
+    """Hash all that a fitted transformer has learned: 64 hexadecimal digits."""
+    state = hashlib.sha256()
+    for name, value in sorted(vars(transformer).items()):
+        array = np.asarray(value)
+        if array.dtype == object:
+            raise TypeError(f"{name} of a learned feature must be an array, a number or a word")
+        state.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        state.update(np.ascontiguousarray(array).tobytes())
+    return state.hexdigest()
+
+
+def _learn_from(files: ImageFiles, setup: Setup, name: str, feature: Feature) -> Any:  # noqa: ARG001
+    """Fit a feature on images, or on as many of them as there is memory for."""
+    keys = [
+        hashlib.sha256(f"{setup.seed} {sha256}".encode()).hexdigest() for sha256 in files.sha256s
+    ]
+    # By hash, so that neither the order of the rows nor a few new images change much.
+    order = sorted(range(len(keys)), key=lambda row: (keys[row], files.image_ids[row]))
+    chosen = order[: max(1, MAX_LEARNING_BYTES // num_pixel_bytes(1, feature.image_size))]
+    paths, sha256s = files.paths, files.sha256s
+    return _fit(
+        feature,
+        setup.rule,
+        setup.threads,
+        setup.seed,
+        tuple(paths[row] for row in chosen),
+        tuple(sha256s[row] for row in chosen),
+    )
+
+
+@functools.lru_cache(maxsize=LEARNED_KEPT)  # contenders share features, and come one by one
+def _fit(
+    feature: Feature,
+    rule: DecodeRule,
+    threads: int,
+    seed: int,
+    paths: tuple[Path, ...],
+    sha256s: tuple[str, ...],  # noqa: ARG001 (a file may have changed under its path)
+) -> Any:
+    images = np.empty((len(paths), *feature.image_size, 3), dtype=np.uint8)
+    start = 0
+    for batch in load_batches(paths, feature.image_size, rule, BATCH_SIZE, threads):
+        images[start : start + len(batch)] = batch
+        start += len(batch)
+    with threadpool_limits(1):  # more threads sum in another order
+        return feature.build(seed % 2**32).fit(images)
+
+
+def learned_path(part: Path, name: str) -> Path:
+    """File of what a feature learned, beside the model that reads its rows."""
+    return part / f"model.{name}.skops"
+
+
+def _backbone_descriptor(name: str, setup: Setup) -> Descriptor:
     backbone = BACKBONES[name]
     space = {
         "backbone": name,
@@ -88,13 +319,14 @@ def _backbone_descriptor(name: str, rule: DecodeRule, threads: int) -> Descripto
         "precision": "float32",
         "batch_size": BATCH_SIZE,
         # What decides the last bits:
-        "threads": threads,
+        "threads": setup.threads,
         "devices": list_devices(),
-        **image_space(backbone.image_size, rule),
+        **image_space(backbone.image_size, setup.rule),
     }
 
     def prepare() -> Describe:
-        return from_images(load_embed(name, threads), backbone.image_size, rule, threads)
+        embed = load_embed(name, setup.threads)
+        return from_images(embed, backbone.image_size, setup.rule, setup.threads)
 
     return Descriptor(name, backbone.num_features, space, prepare)
 
@@ -104,12 +336,25 @@ def from_images(
     image_size: tuple[int, int],
     rule: DecodeRule,
     threads: int,
+    one_thread_each: bool = False,
 ) -> Describe:
-    """Make a function of `uint8` images of one size into a function of paths."""
+    """Make a function of `uint8` images of one size into a function of paths.
+
+    Args:
+        function: Describes a batch of images.
+        image_size: `(height, width)` in pixels that images are brought to.
+        rule: How a file becomes pixels.
+        threads: Threads that load images.
+        one_thread_each: Let as many threads describe a batch each; otherwise one batch at a
+            time is described, by a function that has threads of its own.
+    """
 
     def describe(paths: Sequence[Path]) -> np.ndarray:
         batches = load_batches(paths, image_size, rule, BATCH_SIZE, threads)
-        return np.concatenate([function(batch) for batch in batches])
+        if not one_thread_each:
+            return np.concatenate([function(batch) for batch in batches])
+        with threadpool_limits(1):
+            return np.concatenate(list(ordered_map(function, batches, threads)))
 
     return describe
 
@@ -121,50 +366,14 @@ def load_embed(name: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
     return build_embed(build_backbone(name))
 
 
-def describe_images(
-    contender: Contender,
-    root: Path,
-    image_ids: Sequence[str],
-    sha256s: Sequence[str],
-    rule: DecodeRule,
-    threads: int,
-    watcher: Watcher,
-) -> np.ndarray:
-    """Compute or recall the features of images.
-
-    Args:
-        contender: Whose features.
-        root: Folder of the images.
-        image_ids: Paths relative to `root`.
-        sha256s: Hash of each file's bytes.
-        rule: How a file becomes pixels.
-        threads: Threads that load images, and that compute.
-        watcher: Who is shown the progress.
-
-    Returns:
-        `float32` array of shape `(n, num_features)`; of shape `(n, 1)` and all zero for a
-        contender that looks at no image.
-    """
-    paths = [root / image_id for image_id in image_ids]
-    blocks = []
-    for descriptor in descriptors_of(contender, rule, threads):
-        track = functools.partial(watcher.track, title=descriptor.title)
-        compute = _rows_at(paths, functools.cache(descriptor.prepare))
-        blocks.append(
-            cached_rows(
-                descriptor.space, sha256s, compute, descriptor.row_size, cache_root(), track
-            )
-        )
-    return join_blocks(blocks, len(image_ids))
-
-
-def _rows_at(
-    paths: Sequence[Path], prepare: Callable[[], Describe]
-) -> Callable[[list[int]], np.ndarray]:
-    """Make the function that computes the rows which are not stored."""
-    return lambda positions: prepare()([paths[position] for position in positions])
-
-
-def join_blocks(blocks: Sequence[np.ndarray], num_images: int) -> np.ndarray:
-    """Put the rows of several descriptors side by side; one column of zeros if there are none."""
-    return np.hstack(blocks) if blocks else np.zeros((num_images, 1), dtype=np.float32)
+def recall_rows(descriptor: Descriptor, files: ImageFiles, watcher: Watcher) -> np.ndarray:
+    """Compute or recall the rows of images: `float32 (n, row_size)`."""
+    paths, prepare = files.paths, functools.cache(descriptor.prepare)
+    return cached_rows(
+        descriptor.space,
+        files.sha256s,
+        lambda positions: prepare()([paths[position] for position in positions]),
+        descriptor.row_size,
+        cache_root(),
+        functools.partial(watcher.track, title=descriptor.name),
+    )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.classifiers import SEARCHES, group_folds
+from cvpipe.classifiers.search import group_folds
+from cvpipe.classifiers.table import SEARCHES
 from cvpipe.config import Contender
 from cvpipe.data.splits import nested_subset
 from cvpipe.errors import InputError
@@ -118,7 +119,7 @@ def can_be_fitted(job: Job, contender: Contender, part: pd.DataFrame) -> bool:
     # Where groups mix classes, all groups of a rare one can land in the same fold.
     targets = frames.targets_of(part["label"], job.run.class_names())
     try:
-        _, num_folds = SEARCHES[contender.search]
+        num_folds = SEARCHES[contender.search]
         group_folds(targets, part["group"].tolist(), num_folds, job.config.seed)
     except InputError:
         return False

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvpipe.classifiers import CLASSIFIERS, SEARCHES
+from cvpipe.classifiers.table import CLASSIFIERS, SEARCHES, count_search_fits
 from cvpipe.config import (
     FOLDERS,
     PRESETS,
@@ -18,9 +18,9 @@ from cvpipe.config import (
 from cvpipe.data.manifest import has_given_split
 from cvpipe.data.sources import DATASETS
 from cvpipe.errors import InputError, check_name
-from cvpipe.features.table import FEATURES, FileFeature
+from cvpipe.features.table import FEATURES, Feature, FileFeature
 from cvpipe.models.backbones import BACKBONES
-from cvpipe.stages.recipes import MAJORITY, classifier_of, feature_names
+from cvpipe.stages.recipes import MAJORITY, classifier_of, feature_names, known_features
 
 # Seconds on two cores of a current laptop, generously rounded: a person wants to know
 # whether to wait or to fetch a coffee.
@@ -114,17 +114,23 @@ def check_names(config: Config) -> Config:
     Raises:
         InputError: A name is unknown, or parts of a contender do not fit together.
     """
+    features = known_features(config)
+    known = (*features, *BACKBONES)
+    for section in config.feature:
+        feature = features[section.name]
+        if isinstance(feature, Feature):  # those that have a name already are known to be possible
+            feature.build().check_settings(feature.image_size)
     for contender in config.contender:
         if isinstance(contender, NetworkContender):
             check_name("backbone", contender.backbone, BACKBONES)
             continue
         check_name("classifier", contender.classifier, CLASSIFIERS)
         for name in contender.features:
-            check_name("feature", name, (*FEATURES, *BACKBONES))
+            check_name("feature", name, known)
         if not contender.features and contender.classifier != MAJORITY:
             raise InputError(
                 f"contender {contender.name!r} has the classifier {contender.classifier!r} but "
-                f"no features; choose some of {sorted((*FEATURES, *BACKBONES))}."
+                f"no features; choose some of {sorted(known)}."
             )
         files = [name for name in contender.features if isinstance(FEATURES.get(name), FileFeature)]
         if files and not CLASSIFIERS[contender.classifier].any_scale:
@@ -150,9 +156,8 @@ def estimate_seconds(config: Config, num_images: int) -> float:
     per_image += (len(names) - num_backbones) * SECONDS_PER_IMAGE_FEATURE
     for contender in config.contender:
         classifier = CLASSIFIERS[classifier_of(contender)]
-        step, num_folds = SEARCHES[contender.search]
-        last = 1 + num_folds * classifier.calibrate
-        search = len(classifier.values[::step]) * num_folds + last
+        last = 1 + SEARCHES[contender.search] * classifier.calibrate
+        search = count_search_fits(classifier, contender.search) + last
         fits = (1 + num_fold_fits(config)) * search + last * config.split.careless
         per_image += fits * SECONDS_PER_IMAGE_FIT
     return START_SECONDS + num_images * per_image

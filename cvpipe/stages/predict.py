@@ -17,8 +17,8 @@ from cvpipe.inference.calibration import Calibration
 from cvpipe.models.features import build_embed
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.calibration import load_calibration
-from cvpipe.stages.contenders import load_network, load_predictor
-from cvpipe.stages.features import Describe, descriptors_of, from_images, join_blocks
+from cvpipe.stages.contenders import load_network, load_predictor, stored_describer
+from cvpipe.stages.features import Describe, from_images
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class ImageClassifier:
     Attributes:
         name: The contender.
         class_names: Class order of the probabilities.
-        branches: Functions from paths to rows; the rows are put side by side.
-        classify: Function from the joined rows to probabilities.
+        describe: Function from paths to rows.
+        classify: Function from rows to probabilities.
         operating_point: The frozen rule to decide by, see `decide`; empty where there is none.
     """
 
     name: str
     class_names: list[str]
-    branches: list[Describe]
+    describe: Describe
     classify: Callable[[np.ndarray], np.ndarray]
     operating_point: dict[str, Any] = field(default_factory=dict)
 
@@ -54,9 +54,9 @@ class ImageClassifier:
         if not paths:
             raise InputError("no image was given; give the path of at least one image file.")
         files = [Path(path) for path in paths]
-        rows = join_blocks([describe(files) for describe in self.branches], len(files))
+        probabilities = self.classify(self.describe(files))
         return frames.make_predictions(
-            [str(path) for path in paths], [""] * len(files), self.classify(rows), self.class_names
+            [str(path) for path in paths], [""] * len(files), probabilities, self.class_names
         )
 
 
@@ -87,7 +87,6 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
     contenders = {contender.name: contender for contender in config.contender}
     contender = contenders[check_name("contender", name, contenders)]
     part = run.part_path(name)
-    rule = decode_rule(config.images, config.data)
     calibration = load_calibration(run, name)
     decisions = run.decisions_path(name)
     point = read_json(decisions)["operating_point"] if decisions.exists() else {}
@@ -95,18 +94,18 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
         # The whole network as it is stored: what an export is made of.
         model = load_network(part / "model.keras")
         size = tuple(model.input_shape[1:3])
+        rule = decode_rule(config.images, config.data)
         return ImageClassifier(
             name,
             run.class_names(),
-            [from_images(build_embed(model), size, rule, config.threads)],
+            from_images(build_embed(model), size, rule, config.threads),
             calibrated(_as_they_are, calibration),
             point,
         )
-    descriptors = descriptors_of(contender, rule, config.threads)
     return ImageClassifier(
         name,
         run.class_names(),
-        [descriptor.prepare() for descriptor in descriptors],
+        stored_describer(run, contender).prepare(),
         calibrated(load_predictor(part, config.threads), calibration),
         point,
     )
@@ -154,7 +153,7 @@ def _load_bundle(folder: Path) -> ImageClassifier:
     return ImageClassifier(
         bundle["contender"],
         list(bundle["class_names"]),
-        [from_images(embed, (height, width), bundle_rule(bundle), usable_cores())],
+        from_images(embed, (height, width), bundle_rule(bundle), usable_cores()),
         _as_they_are,
         bundle.get("decisions", {}).get("operating_point", {}),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.classifiers import predictor_of
+from cvpipe.classifiers.search import predictor_of
 from cvpipe.config import Contender
 from cvpipe.files import write_table
 from cvpipe.stages.contenders import fit_rows, predict_by_refit, predict_rows, store_fit
@@ -64,9 +64,9 @@ def predict_fold(
     predictions_path: Path = part / "predictions.csv"
     if not (part / "fit.json").exists():
         held_out = manifest[fold_column(repeat)] == fold
-        fitted = fit_rows(job, contender, manifest[~held_out].reset_index(drop=True))
+        describer, fitted = fit_rows(job, contender, manifest[~held_out].reset_index(drop=True))
         rows = manifest[held_out].reset_index(drop=True)
-        table = predict_rows(job, contender, rows, predictor_of(fitted.estimator))
+        table = predict_rows(job, describer, predictor_of(fitted.estimator), rows)
         write_table(predictions_path, table)
         store_fit(part, fitted, {})
     return frames.read_predictions(predictions_path)

@@ -1,10 +1,31 @@
 """What a contender of the config consists of, by name: before anything heavy is loaded."""
 
-from cvpipe.config import Contender, NetworkContender
-from cvpipe.features.table import FEATURES, FileFeature
+from cvpipe.config import Config, Contender, NetworkContender
+from cvpipe.errors import InputError
+from cvpipe.features.table import FEATURES, AnyFeature, FileFeature, make_feature
 from cvpipe.models.backbones import BACKBONES
 
 MAJORITY = "majority"  # the classifier that needs no features
+
+
+def known_features(config: Config) -> dict[str, AnyFeature]:
+    """Map all features that contenders of a config can name.
+
+    Raises:
+        InputError: A feature of the config has a taken name, or settings that do not exist.
+    """
+    known = dict(FEATURES)
+    for section in config.feature:
+        if section.name in (*FEATURES, *BACKBONES):
+            raise InputError(
+                f"a [[feature]] is called {section.name!r}, but that name is taken; "
+                "choose another one."
+            )
+        size = section.image_size
+        known[section.name] = make_feature(
+            section.kind, (size[0], size[1]) if size else None, section.settings
+        )
+    return known
 
 
 def feature_names(contender: Contender) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Collect what a run knows and write its page."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.classifiers import CLASSIFIERS
+from cvpipe.classifiers.table import CLASSIFIERS
 from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.duplicates import DISTANCE
 from cvpipe.data.images import DecodeRule, decode_rule, read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.evaluation.reliability import reliability
-from cvpipe.features.table import FEATURES
+from cvpipe.features.table import AnyFeature
 from cvpipe.files import read_json, write_json, write_text
 from cvpipe.models.backbones import BACKBONES
 from cvpipe.report.content import (
@@ -34,9 +35,10 @@ from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.evaluate import fingerprint_of
 from cvpipe.stages.job import Job
 from cvpipe.stages.predict import load_contender
-from cvpipe.stages.recipes import is_baseline
+from cvpipe.stages.recipes import is_baseline, known_features
 from cvpipe.stages.risks import find_risks, find_warnings
 from cvpipe.stages.split import SPLIT_GIVEN, describe_split, rows_of_split
+from cvpipe.stages.understanding import collect_understanding
 
 SAMPLES_PER_CLASS = 6
 MAX_MISTAKES = 24
@@ -139,6 +141,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         **stored_curve(run),
         unlike=run.unlike(),
         augmentation=report_sheet(run, root, manifest),
+        understanding=collect_understanding(run, root, manifest),
     )
 
 
@@ -215,7 +218,8 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
             f"with {CLASSIFIERS['softmax'].title}"
         )
     else:
-        titles = [title_of(name) for name in contender.features]
+        features = known_features(run.config())
+        titles = [title_of(name, features) for name in contender.features]
         title = CLASSIFIERS[contender.classifier].title
         description = f"{' and '.join(titles)} with a {title}" if titles else title
     return ContenderSummary(
@@ -230,11 +234,11 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
     )
 
 
-def title_of(feature: str) -> str:
+def title_of(name: str, features: Mapping[str, AnyFeature]) -> str:
     """Say what a feature or a backbone's frozen features are."""
-    if feature in BACKBONES:
-        return f"frozen features of {BACKBONES[feature].description}"
-    return FEATURES[feature].title
+    if name in BACKBONES:
+        return f"frozen features of {BACKBONES[name].description}"
+    return features[name].title
 
 
 def confident_mistakes(predictions: pd.DataFrame, root: Path, rule: DecodeRule) -> list[Mistake]:

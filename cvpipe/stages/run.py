@@ -35,6 +35,7 @@ from cvpipe.stages.recipes import backbones_of, uses_augmentation
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
+from cvpipe.stages.understanding import run_neighbours
 from cvpipe.stages.unlike import fit_unlike, measure_unlike
 
 
@@ -179,6 +180,7 @@ def run_stages(job: Job, rows: pd.DataFrame) -> None:
     run_learning_curve(job)
     measure_unlike(job)
     run_suspects(job)
+    run_neighbours(job)
     run_export(job)
     run_report(job)
     trim(cache_root(), max_bytes())

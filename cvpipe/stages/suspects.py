@@ -28,18 +28,18 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from cvpipe import frames
-from cvpipe.classifiers import CLASSIFIERS
-from cvpipe.config import ClassicContender, Config
+from cvpipe.classifiers.table import CLASSIFIERS
+from cvpipe.config import Config
 from cvpipe.data.audit import Audit
 from cvpipe.data.findings import Finding, findings_in, findings_table, make_finding
-from cvpipe.data.images import decode_rule
 from cvpipe.data.splits import assign_splits
 from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS, find_suspects
+from cvpipe.features.table import Feature
 from cvpipe.files import write_table
-from cvpipe.stages.features import describe_images
+from cvpipe.stages.features import files_of, fixed_describer, setup_of
 from cvpipe.stages.fingerprint import counted
 from cvpipe.stages.job import Job, Watcher
-from cvpipe.stages.recipes import backbones_of, feature_names, is_baseline
+from cvpipe.stages.recipes import backbones_of, feature_names, is_baseline, known_features
 
 NUM_FOLDS = 5
 # Strong enough a penalty that wrong labels among the train rows are not learned by heart: with
@@ -148,7 +148,7 @@ def describe_rows(
 
     Args:
         rows: Rows with `image_id` and `sha256`.
-        names: Features or backbones; `HANDCRAFTED` needs no TensorFlow.
+        names: Features that learn nothing, or backbones; `HANDCRAFTED` needs no TensorFlow.
         root: Folder of the images.
         config: Says how files become pixels, and the number of threads.
         watcher: Who is shown the progress.
@@ -156,15 +156,7 @@ def describe_rows(
     Returns:
         `float32` array of shape `(n, num_features)`.
     """
-    return describe_images(
-        ClassicContender(name="suspects", features=tuple(names), classifier="softmax"),
-        root,
-        rows["image_id"].tolist(),
-        rows["sha256"].tolist(),
-        decode_rule(config.images, config.data),
-        config.threads,
-        watcher,
-    )
+    return fixed_describer(names, setup_of(config)).describe(files_of(root, rows), watcher)
 
 
 def doubt_labels(
@@ -210,8 +202,13 @@ def source_of(config: Config) -> tuple[str, ...]:
     """
     looking = [contender for contender in config.contender if not is_baseline(contender)]
     backbones = [name for contender in looking for name in backbones_of(contender)]
+    features = known_features(config)
     others = [name for contender in looking for name in feature_names(contender)]
-    return tuple((backbones or others)[:1])
+    # Vocabularies are learned from train, and these predictions are of folds of their own.
+    fixed = [n for n in others if isinstance(f := features.get(n), Feature) and not f.learns]
+    if backbones or fixed:
+        return tuple((backbones or fixed)[:1])
+    return HANDCRAFTED if others else ()
 
 
 def run_suspects(job: Job) -> None:

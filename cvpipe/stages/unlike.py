@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
-from cvpipe.classifiers import linear_head
+from cvpipe.classifiers.search import linear_head
 from cvpipe.config import Contender, NetworkContender
 from cvpipe.data.audit import hash_file
 from cvpipe.data.images import DecodeRule, decode_rule, read_image
@@ -44,15 +44,21 @@ from cvpipe.models.heads import backbone_of, head_weights
 from cvpipe.report.content import UNLIKE_COLUMNS
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.calibration import load_calibration
-from cvpipe.stages.contenders import features_of, load_estimator, load_network, load_predictor
+from cvpipe.stages.contenders import (
+    features_of,
+    load_network,
+    load_predictor,
+    stored_describer,
+)
 from cvpipe.stages.evaluate import fix_choice
 from cvpipe.stages.export import contender_to_export
-from cvpipe.stages.features import describe_images, descriptors_of, from_images, join_blocks
+from cvpipe.stages.features import ImageFiles, from_images
 from cvpipe.stages.halves import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.predict import calibrated
 from cvpipe.stages.recipes import classifier_of, feature_names, is_baseline
 from cvpipe.stages.split import rows_of_split
+from cvpipe.stages.stored_models import load_estimator
 from cvpipe.stages.summary import aligned, with_interval
 
 SOFTMAX = "softmax"  # the classifier that is a linear head
@@ -137,7 +143,8 @@ def fit_parts(job: Job, contender: Contender) -> dict[str, Any]:
     names = feature_names(contender)
     if not names or not set(names) <= set(BACKBONES):
         return {}
-    train = features_of(job, contender, rows_of_split(job, "train"))
+    describer = stored_describer(job.run, contender)
+    train = features_of(job, describer, rows_of_split(job, "train"))
     parts = {"train_rows": unit_rows(train)}
     if classifier_of(contender) == SOFTMAX:
         parts["kernel"], parts["bias"] = load_head(job, contender)
@@ -162,7 +169,9 @@ def score_rows(
 ) -> dict[str, np.ndarray]:
     """Score manifest rows, whose stored predictions are among those given."""
     of_rows = predictions.set_index("image_id").loc[rows["image_id"]].reset_index()
-    features = features_of(job, contender, rows) if parts else np.empty((len(rows), 0))
+    features = np.empty((len(rows), 0))
+    if parts:
+        features = features_of(job, stored_describer(job.run, contender), rows)
     with threadpool_limits(1):  # as everywhere: more threads sum in another order
         return score_images(parts, frames.probabilities_of(of_rows), features)
 
@@ -326,15 +335,9 @@ def score_files(
 ) -> dict[str, np.ndarray]:
     """Score image files that can be read."""
     config = run.config()
-    features = describe_images(
-        contender,
-        folder,
-        image_ids,
-        [hash_file(folder / image_id) for image_id in image_ids],
-        decode_rule(config.images, config.data),
-        config.threads,
-        watcher,
-    )
+    sha256s = [hash_file(folder / image_id) for image_id in image_ids]
+    describer = stored_describer(run, contender)
+    features = describer.describe(ImageFiles(folder, image_ids, sha256s), watcher)
     trim(cache_root(), max_bytes())
     predict = load_predictor(run.part_path(contender.name), config.threads)
     probabilities = calibrated(predict, load_calibration(run, contender.name))(features)
@@ -383,14 +386,13 @@ def describe_files(run: Run, name: str, paths: Sequence[Path]) -> np.ndarray:
     """Compute the features of image files by what the run stores, not looking into the cache."""
     config = run.config()
     contender = next(c for c in config.contender if c.name == name)
-    rule = decode_rule(config.images, config.data)
     if isinstance(contender, NetworkContender):
+        rule = decode_rule(config.images, config.data)
         # TensorFlow has computed by now, so its number of threads is what it is.
         backbone = backbone_of(load_network(run.part_path(name) / "model.keras"))
         size = tuple(backbone.input_shape[1:3])
         return from_images(build_embed(backbone), size, rule, config.threads)(paths)
-    descriptors = descriptors_of(contender, rule, config.threads)
-    return join_blocks([d.prepare()(paths) for d in descriptors], len(paths))
+    return stored_describer(run, contender).prepare()(paths)
 
 
 def describe_flags(flags: Flags, images: Sequence[str]) -> str:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cvpipe.classifiers import fit_classifier
+from cvpipe.classifiers.search import fit_classifier
 from cvpipe.errors import InputError
-from cvpipe.stages.contenders import (
+from cvpipe.stages.stored_models import (
     is_sound_tree,
     load_estimator,
     store_estimator,

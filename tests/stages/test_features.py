@@ -7,29 +7,41 @@ import pytest
 from PIL import Image
 
 from cvpipe import cache as cache_module
-from cvpipe.classifiers import fit_at
+from cvpipe.classifiers.search import fit_at
 from cvpipe.config import validate_config
 from cvpipe.data import pixels as pixels_module
 from cvpipe.data.images import DEFAULT_RULE, DecodeRule, read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.features.file_facts import describe_files
 from cvpipe.features.hog import HistogramOfOrientedGradients
-from cvpipe.features.table import FEATURES, Feature, FileFeature
+from cvpipe.features.table import FEATURES, KINDS, Feature, FeatureKind, FileFeature
 from cvpipe.files import read_json, write_json
 from cvpipe.models.backbones import BACKBONES
 from cvpipe.runs import Run
 from cvpipe.stages import features as stage
-from cvpipe.stages.contenders import store_estimator
-from cvpipe.stages.features import build_descriptor, describe_images, from_images
+from cvpipe.stages.features import (
+    Describer,
+    ImageFiles,
+    Setup,
+    build_descriptor,
+    fixed_describer,
+    from_images,
+    learn_describer,
+    setup_of,
+    store_describer,
+)
 from cvpipe.stages.job import Nobody
 from cvpipe.stages.predict import bundle_rule, load, load_contender
+from cvpipe.stages.stored_models import store_estimator
 from tests.data.odd_files import dicom_of
 
 SIZES = [(70, 40), (40, 90), (128, 128), (31, 33), (200, 150)]
 
 
-class CountingBuild:
+class Counting:
     """A feature of three numbers that counts how many images it has described."""
+
+    n_features_out_ = 3
 
     def __init__(self):
         self.num_images = 0
@@ -39,8 +51,7 @@ class CountingBuild:
 
     def transform(self, images):
         assert images.dtype == np.uint8
-        if images.any():  # the blank image is only asked for its size
-            self.num_images += len(images)
+        self.num_images += len(images)
         height, width = images.shape[1:3]
         first = images[:, 0, 0, 0].astype(np.float32)
         return np.stack([first, first * 0 + height, first * 0 + width], axis=1)
@@ -54,10 +65,18 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def counting(monkeypatch):
     """A second feature besides HOG, with another image size, higher than wide."""
-    build = CountingBuild()
-    feature = Feature("counting", (6, 4), lambda: build, identity="counting-1")
-    monkeypatch.setitem(FEATURES, "counting", feature)
-    return build
+    feature = Counting()
+    monkeypatch.setattr(FeatureKind, "load", lambda kind: kind_classes(kind, feature))
+    monkeypatch.setitem(KINDS, "counting", FeatureKind("three numbers", ("x", "X"), (6, 4)))
+    monkeypatch.setitem(FEATURES, "counting", Feature("counting", (6, 4)))
+    return feature
+
+
+load_class = FeatureKind.load
+
+
+def kind_classes(kind, counting):
+    return (lambda: counting) if kind.title == "three numbers" else load_class(kind)
 
 
 @pytest.fixture
@@ -79,17 +98,14 @@ def read_and_resize(path):
     return resize_image(read_image(path), (6, 4), "stretch")
 
 
-def contender_of(**values):
-    raw = {"name": "a", "data": {"root": "x"}, "contender": [{"name": "c", **values}]}
-    return validate_config(raw).contender[0]
+def setup_with(rule=DEFAULT_RULE, threads=2):
+    return Setup(FEATURES, rule, threads, seed=0)
 
 
-def describe(contender, images, rule=DEFAULT_RULE, threads=2, watcher=None):
-    return describe_images(contender, *images, rule, threads, watcher or Nobody())
-
-
-def classic(*features, classifier="linear_svm"):
-    return contender_of(features=list(features), classifier=classifier)
+def describe(names, images, rule=DEFAULT_RULE, threads=2, watcher=None):
+    """Describe images by features that learn nothing, named by one word."""
+    describer = fixed_describer(names.split(), setup_with(rule, threads))
+    return describer.describe(ImageFiles(*images), watcher or Nobody())
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
@@ -98,27 +114,24 @@ def test_rows_are_those_of_a_direct_computation(images, fit):
     prepared = np.stack([resize_image(read_image(root / n), (128, 128), fit) for n in image_ids])
     expected = HistogramOfOrientedGradients(cell_pixels=16).fit_transform(prepared)
     for _ in ("cold", "warm"):
-        rows = describe(classic("hog"), images, DecodeRule(fit))
+        rows = describe("hog", images, DecodeRule(fit))
         assert rows.dtype == np.float32
         np.testing.assert_array_equal(rows, expected)
 
 
 def test_features_stand_side_by_side_in_the_order_of_the_config(images, counting):
-    hog = describe(classic("hog"), images)
-    other = describe(classic("counting"), images)
+    hog = describe("hog", images)
+    other = describe("counting", images)
     assert other[:, 1:].tolist() == [[6.0, 4.0]] * len(SIZES) + [[6.0, 4.0]]
     assert len(set(other[:, 0])) > 1
-    for order, expected in {
-        ("hog", "counting"): [hog, other],
-        ("counting", "hog"): [other, hog],
-    }.items():
-        np.testing.assert_array_equal(describe(classic(*order), images), np.hstack(expected))
+    for order, expected in {"hog counting": [hog, other], "counting hog": [other, hog]}.items():
+        np.testing.assert_array_equal(describe(order, images), np.hstack(expected))
 
 
 def test_rows_follow_the_order_of_the_images(images, counting):
-    rows = describe(classic("counting"), images)
+    rows = describe("counting", images)
     root, image_ids, sha256s = images
-    turned = describe(classic("counting"), (root, image_ids[::-1], sha256s[::-1]))
+    turned = describe("counting", (root, image_ids[::-1], sha256s[::-1]))
     np.testing.assert_array_equal(turned, rows[::-1])
 
 
@@ -130,7 +143,7 @@ def test_half_filled_cache_and_any_order_give_the_same_rows(images, counting, al
     for order in (already, [3, 0, 5, 2, 1, 4]):
         if order:
             part = (root, [image_ids[n] for n in order], [sha256s[n] for n in order])
-            rows = describe(classic("counting"), part)
+            rows = describe("counting", part)
             assert rows[:, 0].tolist() == [first_values[n] for n in order]
 
 
@@ -143,33 +156,33 @@ def test_descriptor_is_prepared_once_and_only_when_something_is_missing(images, 
         return lambda paths: np.ones((len(paths), 1), np.float32)
 
     descriptor = stage.Descriptor("ones", 1, {"ones": 1}, prepare)
-    monkeypatch.setattr(stage, "descriptors_of", lambda *_: [descriptor])
     monkeypatch.setattr(cache_module, "CHUNK_ROWS", 2)
     for _ in range(2):
-        assert describe(classic("hog"), images).tolist() == [[1.0]] * (len(SIZES) + 1)
+        rows = Describer((descriptor,)).describe(ImageFiles(*images), Nobody())
+        assert rows.tolist() == [[1.0]] * (len(SIZES) + 1)
         assert num_prepared == 1
 
 
 def test_contender_that_looks_at_no_image(images):
-    rows = describe(classic(classifier="majority"), images)
+    rows = describe("", images)
     assert rows.dtype == np.float32
     assert rows.tolist() == [[0.0]] * (len(SIZES) + 1)
 
 
 def test_second_call_computes_nothing(images, counting, monkeypatch):
-    first = describe(classic("counting"), images)
+    first = describe("counting", images)
     assert counting.num_images == len(SIZES)  # equal files are described once
     monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read again"))
-    np.testing.assert_array_equal(describe(classic("counting"), images), first)
+    np.testing.assert_array_equal(describe("counting", images), first)
     # The number of threads does not decide the rows of a hand-crafted feature.
-    np.testing.assert_array_equal(describe(classic("counting"), images, threads=1), first)
+    np.testing.assert_array_equal(describe("counting", images, threads=1), first)
     assert counting.num_images == len(SIZES)
 
 
 def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypatch):
     def is_computed_anew():
         before = counting.num_images
-        describe(classic("counting"), images, rule)
+        describe("counting", images, rule)
         return counting.num_images > before
 
     rule = DecodeRule()
@@ -183,11 +196,11 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
     assert not is_computed_anew()
     monkeypatch.setattr(pixels_module, "DECODE_RULE", "rgb-3")
     assert is_computed_anew()
-    feature = FEATURES["counting"]
-    other_identity = dataclasses.replace(feature, identity="counting-2")
-    other_size = dataclasses.replace(feature, image_size=(4, 6))
-    for other in (other_identity, other_size):
-        monkeypatch.setitem(FEATURES, "counting", other)
+    monkeypatch.setitem(FEATURES, "counting", Feature("counting", (4, 6)))
+    assert is_computed_anew()
+    for change in ({"version": 2}, {"settings": {"cell_pixels": 8}}):
+        monkeypatch.setitem(KINDS, "counting", dataclasses.replace(KINDS["counting"], **change))
+        monkeypatch.setattr(FeatureKind, "load", lambda _: lambda **__: counting)
         assert is_computed_anew()
     versions = {"pillow": "1", "opencv": "4.1", "pydicom": "3", "pylibjpeg-openjpeg": "2"}
     monkeypatch.setattr(pixels_module, "reader_versions", versions.copy)
@@ -199,7 +212,7 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
         assert not is_computed_anew()
     changed = (images[0], images[1], ["0" * 64, *images[2][1:]])
     before = counting.num_images
-    describe(classic("counting"), changed, rule)
+    describe("counting", changed, rule)
     assert counting.num_images == before + 1
 
 
@@ -212,14 +225,14 @@ def test_watcher_is_shown_each_feature(images, counting):
             return items
 
     for _ in range(2):
-        describe(classic("hog", "counting"), images, watcher=Watcher())
+        describe("hog counting", images, watcher=Watcher())
     assert seen == [("hog", 1), ("counting", 1), ("hog", 0), ("counting", 0)]
 
 
 def test_hog_is_described_without_an_image(monkeypatch):
     monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read"))
-    descriptor = build_descriptor("hog", DecodeRule("pad"), 2)
-    assert descriptor.title == "hog"
+    descriptor = build_descriptor("hog", setup_with(DecodeRule("pad")))
+    assert descriptor.name == "hog"
     assert descriptor.row_size == 7 * 7 * 4 * 9
     assert descriptor.space["feature"] == FEATURES["hog"].identity
     assert descriptor.space["image_size"] == (128, 128)
@@ -228,7 +241,7 @@ def test_hog_is_described_without_an_image(monkeypatch):
 
 def test_backbone_is_described_without_loading_it(monkeypatch):
     monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
-    descriptor = build_descriptor("efficientnet_lite0", DecodeRule("crop"), 3)
+    descriptor = build_descriptor("efficientnet_lite0", setup_with(DecodeRule("crop"), 3))
     backbone = BACKBONES["efficientnet_lite0"]
     assert descriptor.row_size == backbone.num_features
     assert descriptor.space["image_size"] == backbone.image_size
@@ -241,14 +254,14 @@ def test_backbone_is_described_without_loading_it(monkeypatch):
     assert descriptor.space["runtime"].startswith("tensorflow ")
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize("name", [n for n, f in FEATURES.items() if not f.learns])
 def test_every_feature_is_computed_through_its_descriptor(name, images):
     root, image_ids, _ = images
-    descriptor = build_descriptor(name, DEFAULT_RULE, 2)
+    descriptor = build_descriptor(name, setup_with())
     rows = descriptor.prepare()([root / image_id for image_id in image_ids])
     assert rows.shape == (len(image_ids), descriptor.row_size)
     assert rows.dtype == np.float32
-    np.testing.assert_array_equal(describe(classic(name), images), rows)
+    np.testing.assert_array_equal(describe(name, images), rows)
 
 
 # Facts of files.
@@ -269,22 +282,22 @@ def test_facts_of_files_are_read_through_the_cache(images, monkeypatch):
     monkeypatch.setitem(FEATURES, "file_facts", facts)
     monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("pixels are decoded"))
     for _ in ("cold", "warm"):
-        rows = describe(classic("file_facts"), images)
+        rows = describe("file_facts", images)
         assert rows.dtype == np.float32
         np.testing.assert_array_equal(rows, expected)
         assert num_read == len(SIZES)  # equal files are read once, and none a second time
     # Nothing of how pixels are prepared decides the facts, so nothing is read again.
-    describe(classic("file_facts"), images, DecodeRule("crop"), threads=1)
+    describe("file_facts", images, DecodeRule("crop"), threads=1)
     assert num_read == len(SIZES)
     other = (root, image_ids, ["0" * 64, *sha256s[1:]])
-    np.testing.assert_array_equal(describe(classic("file_facts"), other), expected)
+    np.testing.assert_array_equal(describe("file_facts", other), expected)
     assert num_read == len(SIZES) + 1
 
 
 def test_what_decides_the_facts_is_in_their_key(images, monkeypatch):
     def is_computed_anew():
         before = len(calls)
-        describe(classic("facts"), images)
+        describe("facts", images)
         return len(calls) > before
 
     calls = []
@@ -323,14 +336,13 @@ def tiny_network(monkeypatch):
 
 
 def test_a_backbone_among_the_features(images, tiny_network):
-    hog = describe(classic("hog"), images)
-    network = contender_of(backbone="efficientnet_lite0", recipe="linear_probe")
-    deep = describe(network, images)
+    hog = describe("hog", images)
+    deep = describe("efficientnet_lite0", images)
     assert deep.shape == (len(SIZES) + 1, 1280)
     assert len(np.unique(deep)) == len(SIZES)
-    rows = describe(classic("hog", "efficientnet_lite0"), images)
+    rows = describe("hog efficientnet_lite0", images)
     np.testing.assert_array_equal(rows, np.hstack([hog, deep]))
-    turned = describe(classic("efficientnet_lite0", "hog"), images)
+    turned = describe("efficientnet_lite0 hog", images)
     np.testing.assert_array_equal(turned, np.hstack([deep, hog]))
     # The network that is a contender and the one among features share their rows.
     assert tiny_network == [("efficientnet_lite0", 2)]
@@ -373,7 +385,11 @@ def store_contender(path, images, *features, rule=DEFAULT_RULE):
     run = Run(path)
     write_json(run.config_path, config.model_dump(mode="json"))
     write_json(run.classes_path, ["0", "NA"])
-    rows = describe(config.contender[0], images, rule)
+    describer = learn_describer(
+        config.contender[0], setup_of(config), ImageFiles(*images), Nobody()
+    )
+    store_describer(run.part_path("c"), describer)
+    rows = describer.describe(ImageFiles(*images), Nobody())
     targets = np.arange(len(rows)) % 2
     estimator = fit_at(
         "nearest_neighbours", {"k": 3.0}, rows, targets, images[1], "fine", 0, threads=1
@@ -395,9 +411,7 @@ def test_new_files_are_described_as_in_training(features, tmp_path, images, coun
     )
     classifier = load_contender(run, "c")
     paths = [root / image_id for image_id in image_ids]
-    blocks = [branch(paths) for branch in classifier.branches]
-    assert len(blocks) == len(features)
-    np.testing.assert_array_equal(np.hstack(blocks), rows)
+    np.testing.assert_array_equal(classifier.describe(paths), rows)
     predictions = load(run.path).predict_proba(paths)
     assert predictions["image_id"].tolist() == [str(path) for path in paths]
     shown = predictions[["p_0", "p_NA"]].to_numpy()
@@ -417,14 +431,14 @@ def test_new_files_become_pixels_as_in_training(tmp_path, counting):
     run, rows, _ = store_contender(tmp_path / "run", images, "counting", rule=rule)
     # 300 * 255 / 4095 = 18.7, and so on; (900 - 999.5) / 2000 + 0.5 is 0.45 of white.
     assert rows[:, 0].tolist() == [19, 50, 81, 112, 115]
-    [branch] = load_contender(run, "c").branches
-    np.testing.assert_array_equal(branch([root / name for name in names]), rows)
+    paths = [root / name for name in names]
+    np.testing.assert_array_equal(load_contender(run, "c").describe(paths), rows)
     # More pixels than are allowed.
     config = run.config()
     few = config.model_copy(update={"data": config.data.model_copy(update={"max_pixels": 34})})
     write_json(run.config_path, few.model_dump(mode="json"))
     with pytest.raises(InputError, match=r"7 x 5 = 35 pixels, more than data\.max_pixels = 34"):
-        load_contender(run, "c").branches[0]([root / names[0]])
+        load_contender(run, "c").describe([root / names[0]])
 
 
 def test_a_bundle_says_how_files_become_pixels(tmp_path):
@@ -447,8 +461,7 @@ def test_a_bundle_of_another_rule_is_refused():
 
 
 def test_network_is_run_once(images, monkeypatch):
-    contender = contender_of(backbone="efficientnet_lite0", recipe="linear_probe")
-    rows = describe(contender, images)
+    rows = describe("efficientnet_lite0", images)
     assert rows.dtype == np.float32
     root, image_ids, _ = images
     size = BACKBONES["efficientnet_lite0"].image_size
@@ -457,4 +470,4 @@ def test_network_is_run_once(images, monkeypatch):
     np.testing.assert_array_equal(rows, direct)
     monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
     monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read again"))
-    np.testing.assert_array_equal(describe(contender, images), rows)
+    np.testing.assert_array_equal(describe("efficientnet_lite0", images), rows)

@@ -7,15 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cvpipe.classifiers import fit_at
+from cvpipe.classifiers.search import fit_at
 from cvpipe.config import validate_config
-from cvpipe.data.images import DecodeRule
 from cvpipe.evaluation.learning_curve import forecast_accuracy
 from cvpipe.files import read_json, write_json
 from cvpipe.frames import predicted_labels, targets_of
 from cvpipe.runs import Run, read_ledger
 from cvpipe.stages import contenders, learning_curve
-from cvpipe.stages.features import describe_images
+from cvpipe.stages.features import files_of, fixed_describer, setup_of
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.learning_curve import (
     can_be_fitted,
@@ -23,6 +22,7 @@ from cvpipe.stages.learning_curve import (
     part_of_train,
     run_learning_curve,
 )
+from cvpipe.stages.recipes import feature_names
 from cvpipe.stages.report import collect_content, rebuild_report, stored_curve
 from cvpipe.stages.split import rows_of_split
 from tests.stages.test_protocols import make_run, stripes
@@ -106,13 +106,8 @@ def test_a_point_is_a_fit_on_its_part_with_the_chosen_hyperparameter(run):
     part = part_of_train(job, train, 4, 1)
     assert set(part["image_id"]) < set(train["image_id"])
     contender = next(c for c in run.config().contender if c.name == chosen)
-    described = [
-        describe_images(
-            contender, job.root, rows["image_id"].tolist(), rows["sha256"].tolist(),
-            DecodeRule(), 2, Nobody(),
-        )
-        for rows in (part, test)
-    ]  # fmt: skip
+    describer = fixed_describer(feature_names(contender), setup_of(job.config))
+    described = [describer.describe(files_of(job.root, rows), Nobody()) for rows in (part, test)]
     targets = targets_of(part["label"], run.class_names())
     values = read_json(run.part_path(chosen) / "fit.json")["chosen"]
     estimator = fit_at(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cvpipe.classifiers import CLASSIFIERS
+from cvpipe.classifiers.table import CLASSIFIERS
 from cvpipe.config import PRESETS, SplitSection, preset_config, validate_config
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES
@@ -48,6 +48,19 @@ def config_of(*contenders):
 HOG = {"name": "hog_svm", "features": ["hog"], "classifier": "linear_svm"}
 PROBE = {"name": "probe", "backbone": "efficientnet_lite0", "recipe": "linear_probe"}
 MAJORITY = {"name": "majority", "classifier": "majority"}
+
+
+def test_a_feature_of_the_config_is_known_and_its_settings_are_tried():
+    small = {"name": "small", "kind": "hog", "image_size": [20, 30]}
+    raw = {"name": "a", "data": {"root": "x"}, "feature": [small]}
+    contender = {**HOG, "features": ["small", "hog"]}
+    check_names(validate_config({**raw, "contender": [contender]}))
+    with pytest.raises(InputError, match="unknown feature 'smal'; did you mean 'small'"):
+        check_names(validate_config({**raw, "contender": [{**HOG, "features": ["smal"]}]}))
+    # Asked for even where no contender names it.
+    wrong = {**small, "settings": {"cell_pixels": 16}}
+    with pytest.raises(InputError, match=r"at least 32 pixels .* but they are \(20, 30\)"):
+        check_names(validate_config({**raw, "feature": [wrong], "contender": [MAJORITY]}))
 
 
 def test_pipeline_file():
@@ -179,7 +192,7 @@ def test_unknown_preset(target):
         (
             {**HOG, "features": []},
             "contender 'hog_svm' has the classifier 'linear_svm' but no features; choose some of "
-            "['colour_histogram', 'efficientnet_lite0', 'file_facts', 'hog', 'raw_pixels'].",
+            f"{sorted((*FEATURES, *BACKBONES))}.",
         ),
         (
             {**HOG, "features": ["efficientnet_lite1"]},
@@ -240,7 +253,7 @@ def test_facts_of_files_need_a_classifier_that_takes_any_scale():
         assert str(caught.value) == (
             f"contender 'c' gives 'file_facts' to {classifier!r}, for which its largest numbers, "
             "the bytes of the file, would decide alone; choose one of ['gradient_boosting', "
-            "'majority', 'softmax']."
+            "'majority', 'softmax', 'softmax_elastic_net', 'softmax_l1', 'two_layer_net']."
         )
 
 
@@ -266,9 +279,9 @@ def test_estimate_counts_every_contender_and_feature():
     fit = 0.0001
     assert base == pytest.approx(0.009 + 2 * fit, rel=1e-6)  # and once for the careless split
     base -= 2 * fit
-    # 5 values in 5 folds, 3 in 3 for a coarse search, and the last fit; that one and its
-    # calibration in 5 folds are done again for the careless split.
-    svm, softmax, coarse_softmax = (25 + 2 * 6) * fit, (25 + 2) * fit, (9 + 2) * fit
+    # 6 values and 2 around the best in 5 folds, 6 in 3 for a coarse search, and the last fit; that
+    # one and its calibration in 5 folds are done again for the careless split.
+    svm, softmax, coarse_softmax = (40 + 2 * 6) * fit, (40 + 2) * fit, (18 + 2) * fit
     assert costs(HOG) == 0.002 + svm
     assert costs(PROBE) == 0.018 + softmax
     assert costs({**PROBE, "search": "coarse"}) == 0.018 + coarse_softmax
@@ -285,7 +298,7 @@ def test_estimate_counts_the_folds_and_the_careless_split():
         return estimate_seconds(config, 1000)
 
     holdout, one_fit = seconds(), 0.1
-    one_search = 31 * one_fit
+    one_search = 46 * one_fit
     assert seconds(protocol="kfold") - holdout == pytest.approx(5 * one_search)
     assert seconds(protocol="kfold", num_folds=2) - holdout == pytest.approx(2 * one_search)
     repeated = seconds(protocol="kfold", num_folds=2, num_repeats=3)

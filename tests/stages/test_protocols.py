@@ -12,9 +12,8 @@ from PIL import Image
 
 import cvpipe
 from cvpipe import frames
-from cvpipe.classifiers import fit_classifier
+from cvpipe.classifiers.search import fit_classifier, predictor_of
 from cvpipe.config import validate_config
-from cvpipe.data.images import DecodeRule
 from cvpipe.errors import InputError
 from cvpipe.evaluation.folds import corrected_mean
 from cvpipe.evaluation.intervals import difference_interval
@@ -25,7 +24,7 @@ from cvpipe.runs import Run, read_ledger
 from cvpipe.stages import contenders, evaluate, protocols
 from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.evaluate import candidates, careful_protocols, fingerprint_of, run_evaluation
-from cvpipe.stages.features import describe_images
+from cvpipe.stages.features import files_of, fixed_describer, setup_of
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.report import count_openings, rebuild_report
 from cvpipe.stages.risks import find_risks, find_warnings
@@ -160,15 +159,8 @@ def test_a_fold_is_predicted_by_a_search_and_fit_on_the_others(folded):
     config, manifest = folded.config(), folded.manifest()
     contender = config.contender[3]
     root = folded.path.parent.parent / "images"
-    features = describe_images(
-        contender,
-        root,
-        manifest["image_id"].tolist(),
-        manifest["sha256"].tolist(),
-        DecodeRule(),
-        2,
-        Nobody(),
-    )
+    describer = fixed_describer(contender.features, setup_of(config))
+    features = describer.describe(files_of(root, manifest), Nobody())
     targets = frames.targets_of(manifest["label"], folded.class_names())
     others = (manifest["fold"] != "1").to_numpy()
     assert set(manifest["fold"]) == {"0", "1", "2"}
@@ -176,7 +168,7 @@ def test_a_fold_is_predicted_by_a_search_and_fit_on_the_others(folded):
         "rbf_svm", features[others], targets[others], manifest["group"][others].tolist(),
         "coarse", config.seed, 2,
     )  # fmt: skip
-    expected = fitted.estimator.predict_proba(features[~others])
+    expected = predictor_of(fitted.estimator)(features[~others])
     pooled = folded.predictions("test", "hog_rbf", "kfold")
     np.testing.assert_array_equal(frames.probabilities_of(pooled)[~others], expected)
     facts = json.loads((folded.part_path("hog_rbf", "r0-f1") / "fit.json").read_text())
@@ -417,13 +409,8 @@ def test_the_careless_split_is_predicted_by_a_fit_on_its_own_train(folded):
     root = folded.path.parent.parent / "images"
     train = manifest[manifest["careless"] == "train"]
     test = manifest[manifest["careless"] == "test"]
-    features = [
-        describe_images(
-            config.contender[2], root, rows["image_id"].tolist(), rows["sha256"].tolist(),
-            DecodeRule(), 2, Nobody(),
-        )
-        for rows in (train, test)
-    ]  # fmt: skip
+    describer = fixed_describer(config.contender[2].features, setup_of(config))
+    features = [describer.describe(files_of(root, rows), Nobody()) for rows in (train, test)]
     k = json.loads((folded.part_path("pixels_knn") / "fit.json").read_text())["chosen"]["k"]
     distances = ((features[1][:, None].astype(float) - features[0][None]) ** 2).sum(axis=2)
     nearest = np.argsort(distances, axis=1, kind="stable")[:, : int(k)]

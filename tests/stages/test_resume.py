@@ -13,11 +13,10 @@ import pytest
 
 from cvpipe import frames
 from cvpipe.config import ClassicContender, preset_config, validate_config
-from cvpipe.data.images import DecodeRule
 from cvpipe.files import read_json, write_json
 from cvpipe.runs import Run, read_ledger
-from cvpipe.stages.contenders import fit_contender, load_predictor
-from cvpipe.stages.features import describe_images
+from cvpipe.stages.contenders import fit_contender, load_predictor, stored_describer
+from cvpipe.stages.features import files_of
 from cvpipe.stages.job import Job, Nobody
 from tests.conftest import run_cvpipe
 
@@ -121,13 +120,13 @@ def test_poisoned_val_and_test_rows_change_nothing_that_is_fitted(
             for path in root.rglob("*.png"):  # the PNG images play val and test here
                 path.write_bytes(b"poison")
         job = Job(config, root, Run(tmp_path / f"run-{poisoned}"), Nobody())
+        write_json(job.run.config_path, config.model_dump(mode="json"))
         write_json(job.run.classes_path, ["0", "NA", "poppy"])
         train = frames.read_text_table(_table(tmp_path, train_ids, root))
         fit_contender(job, contender, train)
         predict = load_predictor(job.run.part_path(contender.name), 1)
-        features = describe_images(
-            contender, root, train_ids, train["sha256"].tolist(), DecodeRule(), 1, Nobody()
-        )
+        describer = stored_describer(job.run, contender)
+        features = describer.describe(files_of(root, train), Nobody())
         fit = read_json(job.run.part_path(contender.name) / "fit.json")
         fitted.append((predict(features), fit["chosen"]))
     assert np.array_equal(fitted[0][0], fitted[1][0])

@@ -184,7 +184,7 @@ def test_a_class_missing_from_the_train_rows_of_a_fold_has_probability_zero(digi
     ],
 )
 def test_the_source_is_a_backbone_if_there_is_one(contenders, expected):
-    assert source_of(SimpleNamespace(contender=contenders)) == expected
+    assert source_of(SimpleNamespace(contender=contenders, feature=())) == expected
 
 
 def test_a_run_that_is_not_scored_yet_is_not_looked_at(tmp_path):
@@ -213,7 +213,7 @@ def test_a_run_stores_its_suspects_once(tmp_path, digits, monkeypatch):
 
     monkeypatch.setattr(suspects, "describe_rows", describe)
     rows.loc[rows.index[:3], "label"] = "rare"
-    config = SimpleNamespace(contender=[MAJORITY, HOG], seed=0)
+    config = SimpleNamespace(contender=[MAJORITY, HOG], feature=(), seed=0)
     job = Job(config, tmp_path, scored_run(tmp_path, rows), Listener())
     run_suspects(job)
     run_suspects(job)
@@ -224,7 +224,7 @@ def test_a_run_stores_its_suspects_once(tmp_path, digits, monkeypatch):
 
 
 def test_a_run_that_looks_at_no_pixel_has_no_suspects(tmp_path, digits):
-    config = SimpleNamespace(contender=[MAJORITY], seed=0)
+    config = SimpleNamespace(contender=[MAJORITY], feature=(), seed=0)
     job = Job(config, tmp_path, scored_run(tmp_path, digits[0]), Nobody())
     run_suspects(job)
     assert job.run.suspects().empty
