@@ -15,6 +15,10 @@ class InputError(ValueError):
     """
 
 
+class TooLittleToLearnError(InputError):
+    """There are too few images for what is to be learned from them."""
+
+
 class GateError(Exception):
     """The command ran, and what it found is negative: an audit error, a failed parity check.
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from cvpipe.models.framework import set_threads
 from cvpipe.runs import Run, open_run
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -19,6 +20,17 @@ settings.load_profile("cvpipe")
 # Names that careless table reading turns into numbers or missing values.
 CLASS_PHOTOS = {"0": "chelsea", "NA": "coffee", "poppy": "rocket"}
 IMAGES_PER_CLASS = 16
+COMPUTING_FOLDERS = {"models", "stages"}  # whose tests compute with TensorFlow
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads(request):
+    """TensorFlow takes the number before its first computation, whichever test that is in.
+
+    Only where a test computes with it in its own process: importing it takes seconds.
+    """
+    if any(COMPUTING_FOLDERS & set(item.path.parts) for item in request.session.items):
+        set_threads(2)
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,7 @@ class Classifier:
         calibrate: Whether scores become probabilities by Platt's sigmoid, fitted on
             out-of-fold scores inside train, because the classifier has none of its own.
         takes_weights: Whether weights of classes change anything.
+        non_negative: Whether rows must be without negative numbers, as histograms are.
         alone: Whether one fit runs at a time, because the solver has one random generator for
             all threads.
     """
@@ -50,6 +51,7 @@ class Classifier:
     scoring: str = "accuracy"
     calibrate: bool = False
     takes_weights: bool = True
+    non_negative: bool = False
     alone: bool = False
 
     @property
@@ -65,13 +67,13 @@ def count_search_fits(classifier: Classifier, search: str) -> int:
         classifier: Whose hyperparameters are searched.
         search: One of `SEARCHES`.
     """
-    alone = [p for p in classifier.parameters if p.name not in classifier.swept]
     if not classifier.parameters:
         return 0
-    grid = first_grid(alone, search == "fine", num_rows=1)
-    count = len(grid)
+    alone = [p.name for p in classifier.parameters if p.name not in classifier.swept]
+    grids = [first_grid(classifier.parameters, search == "fine", num_rows=1)]
     if search == "fine":
-        count += len(second_grid(alone, grid[0]))
+        grids.append(second_grid(classifier.parameters, grids[0][0]))
+    count = sum(len({tuple(setting[name] for name in alone) for setting in g}) for g in grids)
     return count * SEARCHES[search]
 
 
@@ -166,12 +168,13 @@ def _gradient_boosting() -> Any:
 
 
 def _two_layer_net(weight_decay: float, learning_rate: float = 0.1) -> Any:
-    from sklearn.neural_network import MLPClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    from cvpipe.classifiers.two_layer_net import TwoLayerNet
+
     # The rate falls to a fifth whenever the train loss stands still for two epochs.
-    net = MLPClassifier(
+    net = TwoLayerNet(
         hidden_layer_sizes=(64,),
         activation="relu",
         solver="sgd",
@@ -227,6 +230,7 @@ def _kernel_classifier(kernel: str, words: str, parameters: tuple[Parameter, ...
         swept=("C",),
         calibrate=True,
         holds_pairs=True,
+        non_negative=kernel != "rbf",
     )
 
 

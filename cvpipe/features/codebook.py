@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cvpipe.errors import InputError
+from cvpipe.errors import TooLittleToLearnError
 
 BLOCK_IMAGES = 8  # described at a time while sampling
 CANDIDATES_PER_WORD = 6  # among which k-means++ chooses the first centres
@@ -80,7 +80,7 @@ def learn_codebook(samples: np.ndarray, num_words: int, random_state: int) -> np
         distinct, some words are there more than once.
 
     Raises:
-        InputError: There are fewer samples than words.
+        TooLittleToLearnError: There are fewer samples than words.
 
     References:
         Csurka et al., "Visual Categorization with Bags of Keypoints", ECCV workshop
@@ -91,7 +91,7 @@ def learn_codebook(samples: np.ndarray, num_words: int, random_state: int) -> np
     from threadpoolctl import threadpool_limits
 
     if len(samples) < num_words:
-        raise InputError(
+        raise TooLittleToLearnError(
             f"{num_words} visual words cannot be learned from {len(samples)} descriptors; lower "
             "num_words or step_pixels, raise num_samples or give more images."
         )

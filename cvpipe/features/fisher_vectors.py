@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cvpipe.errors import InputError
+from cvpipe.errors import TooLittleToLearnError
 from cvpipe.features.base import ImageSize, ImageTransformer, check_number
 from cvpipe.features.codebook import BLOCK_IMAGES, MAX_SAMPLES, sample_rows
 from cvpipe.features.dense_descriptors import (
@@ -105,7 +105,7 @@ class FisherVectors(ImageTransformer):
         samples = sample_rows(self._placed_descriptors, images, self.num_samples, self.random_state)
         samples = samples[_has_contrast(samples)]
         if len(samples) < self.num_gaussians:
-            raise InputError(
+            raise TooLittleToLearnError(
                 f"{self.num_gaussians} Gaussians cannot be learned from {len(samples)} "
                 "descriptors of patches with contrast; lower num_gaussians or step_pixels, raise "
                 "num_samples or give more images."

@@ -61,6 +61,11 @@ class Feature:
         return KINDS[self.kind].learns
 
     @property
+    def is_signed(self) -> bool:
+        """Whether rows hold negative numbers, which kernels for histograms cannot read."""
+        return self.kind == "fisher_vectors" or self.settings.get("normalise") == "unit"
+
+    @property
     def title(self) -> str:
         """What people call it, with the settings that are its own."""
         height, width = self.image_size

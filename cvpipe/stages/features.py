@@ -23,7 +23,7 @@ from cvpipe.data.images import DecodeRule, decode_rule
 from cvpipe.data.pixels import image_space, num_pixel_bytes
 from cvpipe.data.threads import load_batches, ordered_map
 from cvpipe.errors import InputError
-from cvpipe.features.table import AnyFeature, Feature, FileFeature
+from cvpipe.features.table import KINDS, AnyFeature, Feature, FileFeature
 from cvpipe.files import read_json, write_json
 from cvpipe.formats import reader_versions
 from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
@@ -37,6 +37,7 @@ from cvpipe.stages.stored_models import load_estimator, store_estimator
 # What the images that a feature learns from may take in memory; of more images some are drawn.
 MAX_LEARNING_BYTES = 400_000_000
 LEARNED_KEPT = 64  # learned features in memory, of a megabyte or so each
+FEATURES_NAME = "features.json"  # beside a model: what computes the rows that it reads
 # Other versions of these may give other last bits.
 NUMERICAL_PACKAGES = ("numpy", "scipy", "scikit-learn")
 
@@ -178,30 +179,50 @@ def learn_describer(
 
 
 def store_describer(part: Path, describer: Describer) -> None:
-    """Store what a describer learned beside the model that reads its rows."""
+    """Store what a describer is, and what it learned, beside the model that reads its rows."""
     for descriptor in describer.descriptors:
         if descriptor.learned is not None:
             store_estimator(learned_path(part, descriptor.name), descriptor.learned)
-    if describer.scales:
-        write_json(part / "model.scales.json", {"scales": describer.scales})
+    facts = {"features": identities_of(describer.descriptors), "scales": describer.scales}
+    write_json(part / FEATURES_NAME, facts)
 
 
 def load_describer(contender: Contender, setup: Setup, part: Path) -> Describer:
     """Load what a contender's model, stored in a part, reads images with.
 
     Raises:
-        InputError: A learned feature is missing, or holds something else.
+        InputError: Something is missing, or was made by other features than those of today.
     """
     descriptors = tuple(
-        _descriptor(name, setup, lambda name, _: load_estimator(learned_path(part, name)))
+        _descriptor(name, setup, functools.partial(_load_learned, part))
         for name in feature_names(contender)
     )
-    scales = part / "model.scales.json"
-    if len(descriptors) < 2:
-        return Describer(descriptors)
-    if not scales.exists():
-        raise InputError(f"{str(scales)!r} is missing; make its run anew.")
-    return Describer(descriptors, tuple(read_json(scales)["scales"]))
+    if not descriptors:
+        return Describer(())
+    path = part / FEATURES_NAME
+    facts = read_json(path) if path.exists() else {"features": {}, "scales": []}
+    if facts["features"] != identities_of(descriptors):
+        raise InputError(
+            f"the model in {str(part)!r} was fitted on features as another version of cvpipe "
+            "computes them; use that version, or make its run anew with --again."
+        )
+    return Describer(descriptors, tuple(facts["scales"]))
+
+
+def identities_of(descriptors: Sequence[Descriptor]) -> dict[str, str]:
+    """Say what computes the rows of each descriptor, by the name of its feature or backbone."""
+    return {d.name: d.space.get("feature") or d.space["weights"] for d in descriptors}
+
+
+def _load_learned(part: Path, name: str, feature: Feature) -> Any:
+    path = learned_path(part, name)
+    learned = load_estimator(path)
+    if type(learned) is not KINDS[feature.kind].load():
+        raise InputError(
+            f"{str(path)!r} holds a {type(learned).__name__} and no feature of the kind "
+            f"{feature.kind!r}; make its run anew."
+        )
+    return learned
 
 
 def fixed_describer(names: Sequence[str], setup: Setup) -> Describer:

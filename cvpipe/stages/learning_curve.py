@@ -13,7 +13,7 @@ from cvpipe.classifiers.search import group_folds
 from cvpipe.classifiers.table import SEARCHES
 from cvpipe.config import Contender
 from cvpipe.data.splits import nested_subset
-from cvpipe.errors import InputError
+from cvpipe.errors import InputError, TooLittleToLearnError
 from cvpipe.evaluation.learning_curve import (
     MIN_SHARES,
     forecast_accuracy,
@@ -85,13 +85,19 @@ def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list
     fits, tables = [], []
     for number in PARTS:
         parts = [part_of_train(job, train, number, draw) for draw in range(NUM_DRAWS)]
-        if all(can_be_fitted(job, contender, part) for part in parts):
-            for draw, part in enumerate(parts):
-                path = curve_predictions_path(job, contender.name, number, draw)
+        if not all(can_be_fitted(job, contender, part) for part in parts):
+            continue
+        paths = [
+            curve_predictions_path(job, contender.name, number, draw) for draw in range(NUM_DRAWS)
+        ]
+        try:
+            for part, path in zip(parts, paths, strict=True):
                 if not path.exists():
                     write_table(path, predict_by_refit(job, contender, part, test))
-                fits.append((1 / number, str(draw), len(part)))
-                tables.append(frames.read_predictions(path))
+        except TooLittleToLearnError:  # a vocabulary needs more than so few images
+            continue
+        fits += [(1 / number, str(draw), len(part)) for draw, part in enumerate(parts)]
+        tables += [frames.read_predictions(path) for path in paths]
     fits.append((1.0, "0", len(train)))
     tables.append(job.run.predictions("test", contender.name))
     return pd.DataFrame(fits, columns=["share", "draw", "num_train"]), tables

@@ -132,6 +132,14 @@ def check_names(config: Config) -> Config:
                 f"contender {contender.name!r} has the classifier {contender.classifier!r} but "
                 f"no features; choose some of {sorted(known)}."
             )
+        parts = {name: features[name] for name in contender.features if name in features}
+        signed = [n for n, part in parts.items() if isinstance(part, Feature) and part.is_signed]
+        if signed and CLASSIFIERS[contender.classifier].non_negative:
+            raise InputError(
+                f"contender {contender.name!r} gives {signed[0]!r}, which has negative numbers, to "
+                f"{contender.classifier!r}, which is for histograms; choose 'rbf_svm' or "
+                "'linear_svm'."
+            )
         files = [name for name in contender.features if isinstance(FEATURES.get(name), FileFeature)]
         if files and not CLASSIFIERS[contender.classifier].any_scale:
             fitting = sorted(name for name, c in CLASSIFIERS.items() if c.any_scale)

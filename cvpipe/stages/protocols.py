@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from cvpipe import frames
+from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.classifiers.search import predictor_of
 from cvpipe.config import Contender
 from cvpipe.files import write_table
@@ -54,6 +55,7 @@ def run_folds(job: Job) -> None:
                     ]
                     pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
                     write_table(path, frames.check_predictions(pooled))
+                trim(cache_root(), max_bytes())  # what is learned anew leaves rows at every fold
 
 
 def predict_fold(

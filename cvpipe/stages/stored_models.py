@@ -15,6 +15,7 @@ TRUSTED_TYPES = [
     "cvpipe.classifiers.nearest_mean.NearestMean",
     "cvpipe.classifiers.neighbours.NearestNeighbours",
     "cvpipe.classifiers.sparse_softmax.SparseSoftmax",
+    "cvpipe.classifiers.two_layer_net.TwoLayerNet",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -48,12 +49,38 @@ def load_estimator(path: Path) -> Any:
         raise InputError(
             f"{str(path)!r} was not written by cvpipe and is not loaded: {error}"
         ) from None
-    if not all(is_sound_tree(t.nodes, estimator.n_features_in_) for t in trees_of(estimator)):
-        raise InputError(
-            f"{str(path)!r} was not written by cvpipe and is not loaded: a decision tree in it "
-            "leads nowhere."
-        )
+    for part in parts_of(estimator):
+        if not all(is_sound_tree(t.nodes, part.n_features_in_) for t in trees_of(part)):
+            raise InputError(
+                f"{str(path)!r} was not written by cvpipe and is not loaded: a decision tree in it "
+                "leads nowhere."
+            )
+        if not has_sound_vectors(part):
+            raise InputError(
+                f"{str(path)!r} was not written by cvpipe and is not loaded: a support vector of "
+                "it is none of its rows."
+            )
     return estimator
+
+
+def parts_of(estimator: Any) -> list[Any]:
+    """List an estimator and all that it is made of: steps of a pipeline, what is calibrated."""
+    inner = [step for _, step in getattr(estimator, "steps", [])]
+    inner += getattr(estimator, "calibrated_classifiers_", [])
+    if hasattr(estimator, "estimator"):
+        inner.append(estimator.estimator)
+    return [estimator, *(part for one in inner for part in parts_of(one))]
+
+
+def has_sound_vectors(estimator: Any) -> bool:
+    """Tell whether a kernel machine looks up only rows that it has: its solver checks nothing."""
+    machine = getattr(estimator, "svm_", None)
+    if machine is None:
+        return True
+    support = np.asarray(machine.support_)
+    within = np.all((support >= 0) & (support < estimator.num_rows_))
+    counted = int(np.sum(machine.n_support_)) == len(support)
+    return bool(within and counted and np.array_equal(support, estimator.support_))
 
 
 def trees_of(estimator: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from cvpipe.classifiers.table import CLASSIFIERS
 from cvpipe.config import Config
 from cvpipe.data.images import decode_rule, resize_image
 from cvpipe.data.threads import load_batches
-from cvpipe.features.table import AnyFeature, Feature
+from cvpipe.features.table import KINDS, AnyFeature, Feature
 from cvpipe.files import read_json, write_table
 from cvpipe.models.backbones import BACKBONES
 from cvpipe.plots.distance import equal_distance_versions
@@ -239,12 +239,20 @@ def space_in_words(name: str, known: Mapping[str, AnyFeature]) -> str:
 
 
 def collect_equal_distances(run: Run, root: Path, train: pd.DataFrame) -> EqualDistances | None:
-    """Make versions of a training image, all at one distance, where neighbours of pixels vote."""
-    read = features_read(run.config(), "raw_pixels", NEAREST_NEIGHBOURS)
-    plain = [r for r in read.values() if r.feature.settings.get("normalise", "none") == "none"]
-    if not plain:
+    """Make versions of a training image, all at one distance, where neighbours of pixels vote.
+
+    The distance is that of the levels of all three colours, so nothing else may be compared.
+    """
+    config = run.config()
+    read = features_read(config, "raw_pixels", ["nearest_neighbours"])
+    lone = {one.name for one in config.contender if len(feature_names(one)) == 1}
+    usual = KINDS["raw_pixels"].settings
+    for feature, names in read.values():
+        contenders = [name for name in names if name in lone]
+        if contenders and feature.settings == usual:
+            break
+    else:
         return None
-    feature, contenders = plain[0]
     images = load_pictures(run, root, sample_ids(train, TRIED_FOR_DISTANCE), feature.image_size)
     # Of some images the one that shows most: of a dark or smooth one all versions look the same.
     tried = [(equal_distance_versions(image), image) for image in images]

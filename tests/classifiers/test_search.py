@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from cvpipe.classifiers.search import (
     SCORE_COLUMNS,
+    _best_of,
     fit_at,
     group_folds,
     linear_head,
@@ -293,6 +294,14 @@ def test_the_smallest_value_wins_a_tie_and_the_edge_is_told():
     assert fitted.warnings == [
         "the best C is the smallest that was tried (0.001); a better one may lie outside the range"
     ]
+
+
+def test_sums_in_another_order_are_a_tie():
+    # The means of these are a digit in the last place apart.
+    scores = np.array([[0.3, 0.2, 0.1], [0.1, 0.2, 0.3]])
+    assert scores.mean(axis=1)[1] > scores.mean(axis=1)[0]
+    assert _best_of(scores) == 0
+    assert _best_of(scores + np.array([[0.0], [1e-6]])) == 1
 
 
 def test_the_largest_value_is_told():

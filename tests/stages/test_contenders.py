@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cvpipe.classifiers.search import fit_classifier
 from cvpipe.errors import InputError
 from cvpipe.stages.stored_models import (
     is_sound_tree,
     load_estimator,
+    parts_of,
     store_estimator,
     trees_of,
 )
@@ -48,6 +51,34 @@ def test_a_tree_that_leads_nowhere_is_refused(boosting, tmp_path, field, value):
     assert load_estimator(path).n_features_in_ == 3
     trees_of(boosting)[7].nodes[field][0] = value
     store_estimator(path, boosting)
+    with pytest.raises(InputError, match="a decision tree in it leads nowhere"):
+        load_estimator(path)
+
+
+@pytest.mark.parametrize("damage", ["beyond", "negative", "count"])
+def test_a_support_vector_that_is_no_row_is_refused(tmp_path, damage):
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(40, 3)), np.arange(40) % 2
+    groups = [str(row) for row in range(40)]
+    estimator = fit_classifier("rbf_svm", features, targets, groups, "coarse", 0, 1).estimator
+    path = tmp_path / "model.skops"
+    store_estimator(path, estimator)
+    expected = estimator.predict_proba(features)
+    np.testing.assert_array_equal(load_estimator(path).predict_proba(features), expected)
+    machine = next(part for part in parts_of(estimator) if hasattr(part, "svm_")).svm_
+    if damage == "count":
+        machine._n_support[0] += 1
+    else:
+        machine.support_[-1] = 40 if damage == "beyond" else -1
+    store_estimator(path, estimator)
+    with pytest.raises(InputError, match="a support vector of it is none of its rows"):
+        load_estimator(path)
+
+
+def test_a_tree_inside_a_pipeline_is_looked_at(boosting, tmp_path):
+    trees_of(boosting)[7].nodes["left"][0] = 4_000_000_000
+    path = tmp_path / "model.skops"
+    store_estimator(path, make_pipeline(StandardScaler(), boosting))
     with pytest.raises(InputError, match="a decision tree in it leads nowhere"):
         load_estimator(path)
 

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.preprocessing import StandardScaler
 
 from cvpipe.config import validate_config
 from cvpipe.data.audit import hash_file
 from cvpipe.data.images import read_image, resize_image
 from cvpipe.errors import InputError
+from cvpipe.features.table import KINDS
 from cvpipe.files import read_json, write_json
 from cvpipe.frames import predicted_labels
 from cvpipe.runs import Run, open_run
@@ -30,6 +32,7 @@ from cvpipe.stages.features import (
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import load
 from cvpipe.stages.recipes import known_features
+from cvpipe.stages.stored_models import store_estimator
 from cvpipe.stages.suspects import HANDCRAFTED, source_of
 from tests.conftest import run_cvpipe
 
@@ -156,13 +159,35 @@ def test_stored_and_loaded(files, tmp_path):
     config, part = config_of("glance", "words"), tmp_path / "part"
     describer = learn(config, files)
     store_describer(part, describer)
-    assert sorted(p.name for p in part.iterdir()) == ["model.scales.json", "model.words.skops"]
+    assert sorted(p.name for p in part.iterdir()) == ["features.json", "model.words.skops"]
     loaded = load_describer(config.contender[0], setup_of(config), part)
     expected = describer.describe(files, Nobody())
     np.testing.assert_array_equal(loaded.prepare()(files.paths), expected)
     np.testing.assert_array_equal(loaded.describe(files, Nobody()), expected)
     spaces = [[d.space for d in one.descriptors] for one in (describer, loaded)]
     assert spaces[0] == spaces[1]
+
+
+def test_a_model_of_other_features_is_refused(files, tmp_path, monkeypatch):
+    config, part = config_of("hog"), tmp_path / "part"
+    contender, setup = config.contender[0], setup_of(config)
+    store_describer(part, learn(config, files))
+    assert load_describer(contender, setup, part).descriptors[0].name == "hog"
+    monkeypatch.setitem(KINDS, "hog", dataclasses.replace(KINDS["hog"], version=2))
+    with pytest.raises(InputError, match="as another version of cvpipe computes them"):
+        load_describer(contender, setup, part)
+    monkeypatch.undo()
+    (part / "features.json").unlink()
+    with pytest.raises(InputError, match="make its run anew with --again"):
+        load_describer(contender, setup, part)
+
+
+def test_what_is_no_such_feature_is_refused(files, tmp_path):
+    config, part = config_of("words"), tmp_path / "part"
+    store_describer(part, learn(config, files))
+    store_estimator(part / "model.words.skops", StandardScaler().fit([[1.0]]))
+    with pytest.raises(InputError, match="holds a StandardScaler and no feature of the kind 'km"):
+        load_describer(config.contender[0], setup_of(config), part)
 
 
 def test_no_feature_outweighs_another_by_its_scale(files):
@@ -228,11 +253,11 @@ def test_features_of_a_config():
     assert "num_words 6" in known["words"].title
     assert dict(known["words"].changed) == WORDS["settings"]
     # What is as usual need not be said.
-    usual = known["hog"].settings["cell_pixels"]
+    usual = dict(known["hog"].changed)
     same = known_features(
         config_of(
             "hog",
-            feature=[{"name": "mine", "kind": "hog", "settings": {"cell_pixels": usual}}],
+            feature=[{"name": "mine", "kind": "hog", "settings": usual | {"signed": False}}],
         )
     )
     assert same["mine"] == same["hog"]

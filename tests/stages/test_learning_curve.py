@@ -9,6 +9,7 @@ import pytest
 
 from cvpipe.classifiers.search import fit_at
 from cvpipe.config import validate_config
+from cvpipe.errors import TooLittleToLearnError
 from cvpipe.evaluation.learning_curve import forecast_accuracy
 from cvpipe.files import read_json, write_json
 from cvpipe.frames import predicted_labels, targets_of
@@ -174,6 +175,20 @@ def test_an_interrupted_curve_goes_on_and_ends_with_the_same_bytes(run, job, mon
         assert (job.run.path / name).read_bytes() == (run.path / name).read_bytes()
     run_learning_curve(job)
     assert len(calls) == 10
+
+
+def test_a_size_too_small_to_learn_a_vocabulary_from_is_left_out(job, monkeypatch):
+    refit_rows = contenders.refit_rows
+    whole = len(rows_of_split(job, "train"))
+
+    def learning(job, contender, rows, chosen):
+        if len(rows) < whole / 3:
+            raise TooLittleToLearnError("8 visual words cannot be learned from 5 descriptors")
+        return refit_rows(job, contender, rows, chosen)
+
+    monkeypatch.setattr(contenders, "refit_rows", learning)
+    run_learning_curve(job)
+    assert set(job.run.learning_curve()["share"]) == {0.5, 1.0}
 
 
 def test_it_can_be_switched_off_and_the_page_does_without(run, job):

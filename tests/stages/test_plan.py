@@ -63,6 +63,16 @@ def test_a_feature_of_the_config_is_known_and_its_settings_are_tried():
         check_names(validate_config({**raw, "feature": [wrong], "contender": [MAJORITY]}))
 
 
+@pytest.mark.parametrize("classifier", ["chi2_svm", "intersection_svm"])
+@pytest.mark.parametrize("name", ["fisher_vectors", "tiny_images"])
+def test_negative_numbers_are_not_given_to_kernels_for_histograms(classifier, name):
+    message = rf"^contender 'hog_svm' gives '{name}', which has negative numbers, to '{classifier}'"
+    with pytest.raises(InputError, match=message):
+        check_names(config_of({**HOG, "features": ["hog", name], "classifier": classifier}))
+    check_names(config_of({**HOG, "features": ["hog"], "classifier": classifier}))
+    check_names(config_of({**HOG, "features": ["hog", name], "classifier": "rbf_svm"}))
+
+
 def test_pipeline_file():
     plan = make_plan(Path("pipelines/a.toml"), ["seed=5"])
     assert plan.root.samefile("größe eins")
@@ -223,7 +233,8 @@ def test_known_names():
     of_features = [
         {"name": f"c{number}", "features": [name], "classifier": classifier}
         for number, (name, classifier) in enumerate(product([*FEATURES, *BACKBONES], CLASSIFIERS))
-        if name != "file_facts" or CLASSIFIERS[classifier].any_scale
+        if (name != "file_facts" or CLASSIFIERS[classifier].any_scale)
+        and not (name in ("tiny_images", "fisher_vectors") and CLASSIFIERS[classifier].non_negative)
     ]
     config = config_of(MAJORITY, HOG, PROBE, *of_features)
     assert check_names(config) is config

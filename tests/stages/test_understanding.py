@@ -255,16 +255,23 @@ def test_equal_distances_are_of_the_pixels_that_neighbours_are_looked_up_by(made
         assert l2_distance(image, version) == pytest.approx(equal.distance, rel=2 * TOLERANCE)
 
 
-def test_normalised_pixels_and_other_classifiers_have_no_such_figure(copied):
+@pytest.mark.parametrize(
+    ("contender", "feature"),
+    [
+        ({"classifier": "rbf_svm"}, {}),
+        ({"classifier": "nearest_neighbours_l1"}, {}),
+        ({"classifier": "nearest_neighbours_cosine"}, {}),
+        ({"features": ["pixels", "hog"]}, {}),
+        ({}, {"settings": {"normalise": "unit"}}),
+        ({}, {"settings": {"colour": "grey"}}),
+    ],
+)
+def test_other_distances_than_of_colours_have_no_such_figure(contender, feature, copied):
     run, root = copied
-    config = read_json(run.config_path)
-    config["contender"][0]["classifier"] = "rbf_svm"
-    write_json(run.config_path, config)
-    assert stage.collect_equal_distances(run, root, train_of(run)) is None
-    config["contender"][0]["classifier"] = "nearest_neighbours_l1"
-    write_json(run.config_path, config)
     assert stage.collect_equal_distances(run, root, train_of(run)).contenders == ["knn"]
-    config["feature"][0]["settings"] = {"normalise": "unit"}
+    config = read_json(run.config_path)
+    config["contender"][0].update(contender)
+    config["feature"][0].update(feature)
     write_json(run.config_path, config)
     assert stage.collect_equal_distances(run, root, train_of(run)) is None
 
