@@ -36,6 +36,8 @@ class Classifier:
         calibrate: Whether scores become probabilities by Platt's sigmoid, fitted on
             out-of-fold scores inside train, because the classifier has none of its own.
         takes_weights: Whether weights of classes change anything.
+        by_dot_products: Whether nothing of the rows counts but their dot products, so that a
+            search may do with shorter rows that have the same ones.
         non_negative: Whether rows must be without negative numbers, as histograms are.
         alone: Whether one fit runs at a time, because the solver has one random generator for
             all threads.
@@ -51,6 +53,7 @@ class Classifier:
     scoring: str = "accuracy"
     calibrate: bool = False
     takes_weights: bool = True
+    by_dot_products: bool = False
     non_negative: bool = False
     alone: bool = False
 
@@ -255,12 +258,14 @@ CLASSIFIERS = {
         _linear_svm,
         parameters=(_C_LINEAR,),
         calibrate=True,
+        by_dot_products=True,
     ),
     "linear_svm_hinge": Classifier(
         "linear support vector machine (hinge loss)",
         _linear_svm_hinge,
         parameters=(_C_LINEAR,),
         calibrate=True,
+        by_dot_products=True,
         alone=True,
     ),
     "rbf_svm": _kernel_classifier("rbf", "Gaussian (RBF)", (_C_KERNEL, _GAMMA)),
