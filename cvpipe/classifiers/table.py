@@ -75,9 +75,10 @@ def count_search_fits(classifier: Classifier, search: str) -> int:
     alone = [p.name for p in classifier.parameters if p.name not in classifier.swept]
     grids = [first_grid(classifier.parameters, search == "fine", num_rows=1)]
     if search == "fine":
+        # Whichever is the best has as many settings around it.
         grids.append(second_grid(classifier.parameters, grids[0][0]))
-    count = sum(len({tuple(setting[name] for name in alone) for setting in g}) for g in grids)
-    return count * SEARCHES[search]
+    shared = [{tuple(setting[name] for name in alone) for setting in grid} for grid in grids]
+    return sum(map(len, shared)) * SEARCHES[search]
 
 
 def _majority() -> Any:

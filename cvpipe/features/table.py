@@ -283,7 +283,7 @@ FEATURES: dict[str, AnyFeature] = {
     "joint_colour_histogram": make_feature(
         "colour_histogram", settings={"num_bins": 8, "joint": True, "square_root": True}
     ),
-    "hog": make_feature("hog", settings={"cell_pixels": 16}),
+    "hog": make_feature("hog", settings={"cell_pixels": 16, "soft": True}),
     "local_binary_patterns": make_feature("local_binary_patterns"),
     "texture_energy": make_feature("texture_energy"),
     "bag_of_words": make_feature("bag_of_words"),

@@ -63,7 +63,7 @@ def fit_contender(job: Job, contender: Contender, train: pd.DataFrame) -> None:
     describer, fitted = fit_rows(job, contender, train)
     seconds = time.perf_counter() - started
     part = job.run.part_path(contender.name)
-    store_describer(part, describer)
+    store_describer(part, describer, setup_of(job.config))
     if isinstance(contender, NetworkContender):
         model_name = "model.keras"
         head = linear_head(fitted.estimator, len(job.run.class_names()))

@@ -178,12 +178,19 @@ def learn_describer(
     return Describer(descriptors, tuple(1.0 / length if length else 1.0 for length in lengths))
 
 
-def store_describer(part: Path, describer: Describer) -> None:
-    """Store what a describer is, and what it learned, beside the model that reads its rows."""
+def store_describer(part: Path, describer: Describer, setup: Setup) -> None:
+    """Store what a describer is, and what it learned, beside the model that reads its rows.
+
+    Args:
+        part: Folder of the model.
+        describer: To be stored.
+        setup: How files become rows.
+    """
     for descriptor in describer.descriptors:
         if descriptor.learned is not None:
             store_estimator(learned_path(part, descriptor.name), descriptor.learned)
-    facts = {"features": identities_of(describer.descriptors), "scales": describer.scales}
+    names = [descriptor.name for descriptor in describer.descriptors]
+    facts = {"features": identities_of(names, setup), "scales": describer.scales}
     write_json(part / FEATURES_NAME, facts)
 
 
@@ -193,34 +200,37 @@ def load_describer(contender: Contender, setup: Setup, part: Path) -> Describer:
     Raises:
         InputError: Something is missing, or was made by other features than those of today.
     """
-    descriptors = tuple(
-        _descriptor(name, setup, functools.partial(_load_learned, part))
-        for name in feature_names(contender)
-    )
-    if not descriptors:
+    names = feature_names(contender)
+    if not names:
         return Describer(())
     path = part / FEATURES_NAME
-    facts = read_json(path) if path.exists() else {"features": {}, "scales": []}
-    if facts["features"] != identities_of(descriptors):
+    facts = read_json(path) if path.exists() else {}
+    if facts.get("features") != identities_of(names, setup):
         raise InputError(
             f"the model in {str(part)!r} was fitted on features as another version of cvpipe "
             "computes them; use that version, or make its run anew with --again."
         )
+    learned = functools.partial(_load_learned, part)
+    descriptors = tuple(_descriptor(name, setup, learned) for name in names)
     return Describer(descriptors, tuple(facts["scales"]))
 
 
-def identities_of(descriptors: Sequence[Descriptor]) -> dict[str, str]:
-    """Say what computes the rows of each descriptor, by the name of its feature or backbone."""
-    return {d.name: d.space.get("feature") or d.space["weights"] for d in descriptors}
+def identities_of(names: Sequence[str], setup: Setup) -> dict[str, str]:
+    """Say what computes the rows of features and backbones, by their names."""
+    return {
+        name: weights_fingerprint(name) if name in BACKBONES else setup.features[name].identity
+        for name in names
+    }
 
 
 def _load_learned(part: Path, name: str, feature: Feature) -> Any:
     path = learned_path(part, name)
     learned = load_estimator(path)
-    if type(learned) is not KINDS[feature.kind].load():
+    is_kind = type(learned) is KINDS[feature.kind].load()
+    if not is_kind or not feature.settings.items() <= learned.get_params().items():
         raise InputError(
-            f"{str(path)!r} holds a {type(learned).__name__} and no feature of the kind "
-            f"{feature.kind!r}; make its run anew."
+            f"{str(path)!r} holds a {type(learned).__name__} with other settings than "
+            f"{feature.described}; make its run anew."
         )
     return learned
 

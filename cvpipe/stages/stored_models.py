@@ -64,23 +64,41 @@ def load_estimator(path: Path) -> Any:
 
 
 def parts_of(estimator: Any) -> list[Any]:
-    """List an estimator and all that it is made of: steps of a pipeline, what is calibrated."""
+    """List an estimator and all that it is made of: steps, parts, what is calibrated."""
     inner = [step for _, step in getattr(estimator, "steps", [])]
     inner += getattr(estimator, "calibrated_classifiers_", [])
+    inner += getattr(estimator, "estimators_", [])
     if hasattr(estimator, "estimator"):
         inner.append(estimator.estimator)
     return [estimator, *(part for one in inner for part in parts_of(one))]
 
 
 def has_sound_vectors(estimator: Any) -> bool:
-    """Tell whether a kernel machine looks up only rows that it has: its solver checks nothing."""
+    """Tell whether a kernel machine looks up only rows that it has: its solver checks nothing.
+
+    A machine of scikit-learn's own is not one that cvpipe stores by itself.
+    """
+    from sklearn.svm import SVC
+
+    from cvpipe.classifiers.kernel_svm import KernelSVM
+
+    if not isinstance(estimator, KernelSVM):
+        return not isinstance(estimator, SVC)
     machine = getattr(estimator, "svm_", None)
-    if machine is None:
+    if machine is None:  # what is calibrated keeps an unfitted one
         return True
-    support = np.asarray(machine.support_)
-    within = np.all((support >= 0) & (support < estimator.num_rows_))
-    counted = int(np.sum(machine.n_support_)) == len(support)
-    return bool(within and counted and np.array_equal(support, estimator.support_))
+    support, counts = machine.support_, machine._n_support  # by class
+    num_classes = len(estimator.classes_)
+    num_pairs = num_classes * (num_classes - 1) // 2
+    return bool(
+        np.all((support >= 0) & (support < estimator.num_rows_))
+        and np.array_equal(support, estimator.support_)
+        and counts.shape == (num_classes,)
+        and np.all(counts >= 0)
+        and counts.sum() == len(support)
+        and machine._dual_coef_.shape == (num_classes - 1, len(support))
+        and machine._intercept_.shape == (num_pairs,)
+    )
 
 
 def trees_of(estimator: Any) -> list[Any]:

@@ -3,20 +3,21 @@
 Each image is predicted by a simple classifier that was fitted on other groups, and
 `cvpipe.evaluation.label_suspects` says which labels do not agree. In 1,500 images of each
 packaged data set 5 % of the labels were made wrong at random (mean of three draws; "first 20" is
-the share of planted ones among the twenty most suspicious):
+the share of planted ones among the twenty most suspicious; `benchmarks/label_suspects.py`):
 
 | images      | features           | precision | recall | first 20 |
 |-------------|--------------------|-----------|--------|----------|
-| brain_mri   | backbone           | .79       | .65    | .80      |
-| brain_mri   | hog and colours    | .48       | .60    | .70      |
-| digits      | backbone           | .74       | .67    | .87      |
-| digits      | hog and colours    | .89       | .69    | .95      |
-| solar_cells | backbone           | .42       | .66    | .65      |
-| solar_cells | hog and colours    | .27       | .66    | .52      |
+| brain_mri   | backbone           | .69       | .73    | .82      |
+| brain_mri   | hog and colours    | .26       | .60    | .60      |
+| digits      | backbone           | .72       | .66    | .80      |
+| digits      | hog and colours    | .91       | .70    | .98      |
+| solar_cells | backbone           | .40       | .60    | .78      |
+| solar_cells | hog and colours    | .23       | .58    | .45      |
 
 The others are images that look like another class, or whose label was doubtful before: of the
-solar cells that the experts were not sure of, 9.9 % are suspects as given, of all others 3.0 %
-(backbone). So a suspect is a reason to look, never one to change a label.
+solar cells that the experts were not sure of, 10.7 % are suspects as given, of all others 2.6 %
+(backbone; the run of `pipelines/solar_cells.toml`). So a suspect is a reason to look, never one to
+change a label.
 """
 
 from collections.abc import Sequence
@@ -44,8 +45,7 @@ from cvpipe.stages.recipes import backbones_of, feature_names, is_baseline, know
 NUM_FOLDS = 5
 # Strong enough a penalty that wrong labels among the train rows are not learned by heart: with
 # 1e-1 and features of a network more of the suspects bore the right label. Linear discriminants
-# found nearly all planted errors of digits, but on hog of brain_mri four of five of their
-# suspects bore the right label, and they took ten to thirty times as long.
+# took ten to thirty times as long.
 C = 3e-3
 # What suspects are searched with where no network is at hand.
 HANDCRAFTED = ("hog", "colour_histogram")

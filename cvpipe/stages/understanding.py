@@ -72,7 +72,6 @@ TILE_COLUMNS = 16
 MAX_EXEMPLIFIED, PATCHES_PER_WORD, IMAGES_FOR_PATCHES = 24, 6, 48
 PATCH_PIXELS, PATCH_COLUMNS, PATCH_GAP = 22, 3, 6
 MAX_TEMPLATES = 12
-NEAREST_NEIGHBOURS = tuple(name for name in CLASSIFIERS if name.startswith("nearest_neighbours"))
 SOFTMAXES = ("softmax", "softmax_l1", "softmax_elastic_net")
 LINEAR_CLASSIFIERS = ("linear_svm", "linear_svm_hinge", *SOFTMAXES)
 CODEBOOK_KINDS = ("bag_of_words", "kmeans_features")

@@ -55,7 +55,9 @@ def test_a_tree_that_leads_nowhere_is_refused(boosting, tmp_path, field, value):
         load_estimator(path)
 
 
-@pytest.mark.parametrize("damage", ["beyond", "negative", "count"])
+@pytest.mark.parametrize(
+    "damage", ["beyond", "negative", "sum", "sign", "classes", "weights", "bare"]
+)
 def test_a_support_vector_that_is_no_row_is_refused(tmp_path, damage):
     rng = np.random.default_rng(0)
     features, targets = rng.normal(size=(40, 3)), np.arange(40) % 2
@@ -66,10 +68,20 @@ def test_a_support_vector_that_is_no_row_is_refused(tmp_path, damage):
     expected = estimator.predict_proba(features)
     np.testing.assert_array_equal(load_estimator(path).predict_proba(features), expected)
     machine = next(part for part in parts_of(estimator) if hasattr(part, "svm_")).svm_
-    if damage == "count":
-        machine._n_support[0] += 1
-    else:
+    if damage in ("beyond", "negative"):
         machine.support_[-1] = 40 if damage == "beyond" else -1
+    elif damage == "weights":
+        machine._dual_coef_ = machine._dual_coef_[:, :1]
+    elif damage == "bare":
+        estimator = machine
+    else:
+        first, second = machine._n_support
+        counts = {
+            "sum": [first + 1, second],
+            "sign": [first + second + 10**8, -(10**8)],
+            "classes": [first, second, 0],
+        }
+        machine._n_support = np.array(counts[damage], dtype=np.int32)
     store_estimator(path, estimator)
     with pytest.raises(InputError, match="a support vector of it is none of its rows"):
         load_estimator(path)

@@ -112,7 +112,7 @@ def describe(names, images, rule=DEFAULT_RULE, threads=2, watcher=None):
 def test_rows_are_those_of_a_direct_computation(images, fit):
     root, image_ids, _ = images
     prepared = np.stack([resize_image(read_image(root / n), (128, 128), fit) for n in image_ids])
-    expected = HistogramOfOrientedGradients(cell_pixels=16).fit_transform(prepared)
+    expected = HistogramOfOrientedGradients(cell_pixels=16, soft=True).fit_transform(prepared)
     for _ in ("cold", "warm"):
         rows = describe("hog", images, DecodeRule(fit))
         assert rows.dtype == np.float32
@@ -388,7 +388,7 @@ def store_contender(path, images, *features, rule=DEFAULT_RULE):
     describer = learn_describer(
         config.contender[0], setup_of(config), ImageFiles(*images), Nobody()
     )
-    store_describer(run.part_path("c"), describer)
+    store_describer(run.part_path("c"), describer, setup_of(config))
     rows = describer.describe(ImageFiles(*images), Nobody())
     targets = np.arange(len(rows)) % 2
     estimator = fit_at(

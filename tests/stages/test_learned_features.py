@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
 
 from cvpipe.config import validate_config
@@ -158,7 +159,7 @@ def test_memory_bounds_the_number_of_images(files, monkeypatch):
 def test_stored_and_loaded(files, tmp_path):
     config, part = config_of("glance", "words"), tmp_path / "part"
     describer = learn(config, files)
-    store_describer(part, describer)
+    store_describer(part, describer, setup_of(config))
     assert sorted(p.name for p in part.iterdir()) == ["features.json", "model.words.skops"]
     loaded = load_describer(config.contender[0], setup_of(config), part)
     expected = describer.describe(files, Nobody())
@@ -171,7 +172,7 @@ def test_stored_and_loaded(files, tmp_path):
 def test_a_model_of_other_features_is_refused(files, tmp_path, monkeypatch):
     config, part = config_of("hog"), tmp_path / "part"
     contender, setup = config.contender[0], setup_of(config)
-    store_describer(part, learn(config, files))
+    store_describer(part, learn(config, files), setup)
     assert load_describer(contender, setup, part).descriptors[0].name == "hog"
     monkeypatch.setitem(KINDS, "hog", dataclasses.replace(KINDS["hog"], version=2))
     with pytest.raises(InputError, match="as another version of cvpipe computes them"):
@@ -184,10 +185,14 @@ def test_a_model_of_other_features_is_refused(files, tmp_path, monkeypatch):
 
 def test_what_is_no_such_feature_is_refused(files, tmp_path):
     config, part = config_of("words"), tmp_path / "part"
-    store_describer(part, learn(config, files))
-    store_estimator(part / "model.words.skops", StandardScaler().fit([[1.0]]))
-    with pytest.raises(InputError, match="holds a StandardScaler and no feature of the kind 'km"):
-        load_describer(config.contender[0], setup_of(config), part)
+    describer, setup = learn(config, files), setup_of(config)
+    store_describer(part, describer, setup)
+    others = clone(describer.descriptors[0].learned).set_params(num_words=5)
+    for wrong in (StandardScaler().fit([[1.0]]), others):
+        store_estimator(part / "model.words.skops", wrong)
+        message = f"holds a {type(wrong).__name__} with other settings than k-means features"
+        with pytest.raises(InputError, match=message):
+            load_describer(config.contender[0], setup, part)
 
 
 def test_no_feature_outweighs_another_by_its_scale(files):
