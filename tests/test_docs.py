@@ -58,7 +58,10 @@ def test_pipelines_are_valid_and_say_command_runtime_and_result(path):
     header = path.read_text(encoding="utf-8").split("\n\n")[0]
     for word in ("Command:", "Runtime:", "Result:"):
         assert word in header
-    assert load_config(path).name == path.stem
+    config = load_config(path)
+    assert config.name == path.stem
+    listed = re.findall(r"^#   (\w+) +[\d.]+% \(", header, re.MULTILINE)
+    assert listed == [contender.name for contender in config.contender]
 
 
 @pytest.mark.parametrize("name", ["brain_mri", "digits", "solar_cells"])
