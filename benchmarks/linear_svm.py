@@ -8,9 +8,11 @@ cells, one thread:
 """
 
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from cvpipe.classifiers import search
@@ -40,6 +42,7 @@ def fit_all(name: str, rows: np.ndarray, targets: np.ndarray) -> tuple[float, np
 
 def main() -> None:
     """Print the ratios."""
+    warnings.simplefilter("ignore", ConvergenceWarning)  # the hinge stops after so many passes
     listed = scan_images(ROOT, "labels.csv").sample(NUM_TRAIN + NUM_TEST, random_state=0)
     targets = targets_of(listed["label"], class_names_of(listed["label"]))
     paths = [ROOT / image_id for image_id in listed["image_id"]]
