@@ -20,6 +20,7 @@ class FeatureKind:
         image_size: `(height, width)` in pixels that images are brought to where nobody says.
         settings: Every setting with its usual value; what decides its type.
         learns: Whether it learns from train images, such as a vocabulary.
+        is_signed: Tells of settings whether rows hold negative numbers.
         version: Raised whenever the same settings give other numbers; part of the cache key.
     """
 
@@ -28,6 +29,7 @@ class FeatureKind:
     image_size: tuple[int, int]
     settings: Mapping[str, Any] = field(default_factory=dict)
     learns: bool = False
+    is_signed: Callable[[Mapping[str, Any]], bool] = lambda _: False
     version: int = 1
 
     def load(self) -> Any:
@@ -63,7 +65,7 @@ class Feature:
     @property
     def is_signed(self) -> bool:
         """Whether rows hold negative numbers, which kernels for histograms cannot read."""
-        return self.kind == "fisher_vectors" or self.settings.get("normalise") == "unit"
+        return KINDS[self.kind].is_signed(self.settings)
 
     @property
     def title(self) -> str:
@@ -182,6 +184,7 @@ KINDS: dict[str, FeatureKind] = {
         ("raw_pixels", "RawPixels"),
         (32, 32),
         {"colour": "colour", "normalise": "none"},
+        is_signed=lambda settings: settings["normalise"] == "unit",
     ),
     "colour_histogram": FeatureKind(
         "colour histogram",
@@ -270,6 +273,7 @@ KINDS: dict[str, FeatureKind] = {
             "num_samples": 100_000,
         },
         learns=True,
+        is_signed=lambda _: True,
     ),
 }
 

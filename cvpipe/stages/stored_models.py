@@ -46,21 +46,17 @@ def load_estimator(path: Path) -> Any:
     try:
         estimator = load(path, trusted=TRUSTED_TYPES)
     except UntrustedTypesFoundException as error:
-        raise InputError(
-            f"{str(path)!r} was not written by cvpipe and is not loaded: {error}"
-        ) from None
+        raise _foreign(path, str(error)) from None
     for part in parts_of(estimator):
         if not all(is_sound_tree(t.nodes, part.n_features_in_) for t in trees_of(part)):
-            raise InputError(
-                f"{str(path)!r} was not written by cvpipe and is not loaded: a decision tree in it "
-                "leads nowhere."
-            )
+            raise _foreign(path, "a decision tree in it leads nowhere.")
         if not has_sound_vectors(part):
-            raise InputError(
-                f"{str(path)!r} was not written by cvpipe and is not loaded: a support vector of "
-                "it is none of its rows."
-            )
+            raise _foreign(path, "a support vector of it is none of its rows.")
     return estimator
+
+
+def _foreign(path: Path, reason: str) -> InputError:
+    return InputError(f"{str(path)!r} was not written by cvpipe and is not loaded: {reason}")
 
 
 def parts_of(estimator: Any) -> list[Any]:
