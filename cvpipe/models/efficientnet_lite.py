@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 as a Keras network, and the names of its weights in the checkpoint.
+"""EfficientNet-Lite as Keras networks, and the names of their weights in the checkpoints.
 
 The Lite variants drop squeeze-and-excitation and use ReLU6, so that they stay accurate
-when quantized and run on phones. The network takes `uint8` images and scales them
-itself. Layers are named by place: `stem_*`, `block_01_*` to `block_16_*`, `last_*`,
+when quantized and run on phones. The networks take `uint8` images and scale them
+themselves. Layers are named by place: `stem_*`, `block_01_*` and so on, `last_*`,
 `features` and, with the ImageNet head, `imagenet`.
 
 Departures from the original: no stochastic depth and no dropout before the head; both
@@ -12,9 +12,10 @@ References:
     Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural
     Networks", ICML 2019, table 1 (blocks).
     Liu, "Higher accuracy on vision models with EfficientNet-Lite", TensorFlow blog,
-    2020 (the Lite changes).
+    2020 (the Lite changes, and stem and last stages that do not grow with the network).
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,6 @@ from cvpipe.models.framework import import_keras
 if TYPE_CHECKING:
     import keras
 
-IMAGE_SIZE = (224, 224)
-
 
 class _Stage(NamedTuple):
     num_blocks: int
@@ -36,45 +35,75 @@ class _Stage(NamedTuple):
     filters: int
 
 
+class LiteVariant(NamedTuple):
+    """What sets one EfficientNet-Lite apart from the others."""
+
+    name: str
+    stages: tuple[_Stage, ...]
+
+
 STEM_FILTERS = 32
 LAST_FILTERS = 1280
-STAGES = (
-    _Stage(num_blocks=1, kernel_size=3, strides=1, expansion=1, filters=16),
-    _Stage(num_blocks=2, kernel_size=3, strides=2, expansion=6, filters=24),
-    _Stage(num_blocks=2, kernel_size=5, strides=2, expansion=6, filters=40),
-    _Stage(num_blocks=3, kernel_size=3, strides=2, expansion=6, filters=80),
-    _Stage(num_blocks=3, kernel_size=5, strides=1, expansion=6, filters=112),
-    _Stage(num_blocks=4, kernel_size=5, strides=2, expansion=6, filters=192),
-    _Stage(num_blocks=1, kernel_size=3, strides=1, expansion=6, filters=320),
-)
 
 
-def build_efficientnet_lite0(include_head: bool) -> "keras.Model":
-    """Build the network with untrained weights.
+def _variant(name: str, num_blocks: Sequence[int], filters: Sequence[int]) -> LiteVariant:
+    """Fill in what all variants share: kernel sizes, strides and expansions."""
+    shared = zip((3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1), (1, 6, 6, 6, 6, 6, 6), strict=True)
+    stages = zip(num_blocks, shared, filters, strict=True)
+    return LiteVariant(name, tuple(_Stage(blocks, *rest, out) for blocks, rest, out in stages))
+
+
+LITE0 = _variant("efficientnet_lite0", (1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320))
+LITE2 = _variant("efficientnet_lite2", (1, 3, 3, 4, 4, 5, 1), (16, 24, 48, 88, 120, 208, 352))
+
+
+def apply_efficientnet_lite(
+    variant: LiteVariant, images: "keras.KerasTensor", include_head: bool
+) -> "keras.KerasTensor":
+    """Put a network with untrained weights behind the input of a model.
 
     Args:
+        variant: Which one.
+        images: `uint8`, shape `(n, height, width, 3)`.
         include_head: Whether the 1000-class ImageNet head follows the features.
 
     Returns:
-        A functional model from `uint8` images of shape `(n, 224, 224, 3)` to features
-        of shape `(n, 1280)`, or to probabilities of shape `(n, 1000)`.
+        Features of shape `(n, 1280)`, or probabilities of shape `(n, 1000)`.
     """
     keras = import_keras()
-    images = keras.Input((*IMAGE_SIZE, 3), dtype="uint8", name="images")
     # (x - 127) / 128, exact in float32 because 128 is a power of two.
     x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name="rescaling")(images)
     x = _conv(x, "stem", STEM_FILTERS, kernel_size=3, strides=2)
-    number = 0
-    for stage in STAGES:
-        for repeat in range(stage.num_blocks):
-            number += 1
-            strides = stage.strides if repeat == 0 else 1
-            x = _block(x, f"block_{number:02d}", stage, strides)
+    for name, stage, strides in _blocks(variant):
+        x = _block(x, name, stage, strides)
     x = _conv(x, "last", LAST_FILTERS, kernel_size=1)
     x = keras.layers.GlobalAveragePooling2D(name="features")(x)
-    if include_head:
-        x = keras.layers.Dense(1000, activation="softmax", name="imagenet")(x)
-    return keras.Model(images, x, name="efficientnet_lite0")
+    return keras.layers.Dense(1000, activation="softmax", name="imagenet")(x) if include_head else x
+
+
+def _blocks(variant: LiteVariant) -> list[tuple[str, _Stage, int]]:
+    """List name, stage and strides of all blocks."""
+    stages = [(stage, repeat) for stage in variant.stages for repeat in range(stage.num_blocks)]
+    return [
+        (f"block_{number:02d}", stage, stage.strides if repeat == 0 else 1)
+        for number, (stage, repeat) in enumerate(stages, start=1)
+    ]
+
+
+def lite_freeze_points(variant: LiteVariant) -> dict[str, str]:
+    """Map the places at which a network can be parted to the layers that end there.
+
+    Example:
+        >>> points = lite_freeze_points(LITE0)
+        >>> points["block_01"], points["block_03"], list(points)[-2:]
+        ('block_01_project_norm', 'block_03_add', ['block_16', 'last'])
+    """
+    points, channels = {"stem": "stem_relu6"}, STEM_FILTERS
+    for name, stage, strides in _blocks(variant):
+        adds = strides == 1 and channels == stage.filters
+        points[name] = f"{name}_add" if adds else f"{name}_project_norm"
+        channels = stage.filters
+    return {**points, "last": "last_relu6"}
 
 
 def _block(x: Any, name: str, stage: _Stage, strides: int) -> Any:
@@ -115,10 +144,13 @@ def _norm_relu6(x: Any, name: str, relu6: bool = True) -> Any:
     return keras.layers.ReLU(max_value=6.0, name=f"{name}_relu6")(x) if relu6 else x
 
 
-def load_lite0(model: "keras.Model", checkpoint: dict[str, np.ndarray]) -> None:
-    """Put a checkpoint's weights into a network of `build_efficientnet_lite0`.
+def load_lite(
+    variant: LiteVariant, model: "keras.Model", checkpoint: dict[str, np.ndarray]
+) -> None:
+    """Put a checkpoint's weights into a network of `apply_efficientnet_lite`.
 
     Args:
+        variant: Which network it is.
         model: The network; changed in place.
         checkpoint: Tensors by name, from `read_torch_checkpoint`. Those of the head are
             not needed, and not used, by a network without one.
@@ -126,7 +158,7 @@ def load_lite0(model: "keras.Model", checkpoint: dict[str, np.ndarray]) -> None:
     Raises:
         InputError: Checkpoint and network do not fit tensor by tensor.
     """
-    variables = lite0_variables(checkpoint)
+    variables = lite_variables(variant, checkpoint)
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     without_arrays = sorted(layers.keys() - variables.keys())
     without_layer = sorted(variables.keys() - layers.keys() - {"imagenet"})
@@ -134,7 +166,7 @@ def load_lite0(model: "keras.Model", checkpoint: dict[str, np.ndarray]) -> None:
         raise InputError(
             f"the checkpoint does not fit the network {model.name!r}: layers without weights "
             f"{without_arrays}, weights without a layer {without_layer}; build the network "
-            "with build_efficientnet_lite0."
+            "with build_backbone."
         )
     for name, layer in layers.items():
         given = [array.shape for array in variables[name]]
@@ -142,15 +174,18 @@ def load_lite0(model: "keras.Model", checkpoint: dict[str, np.ndarray]) -> None:
         if given != expected:
             raise InputError(
                 f"the checkpoint does not fit layer {name!r}: it has shapes {given}, "
-                f"expected {expected}; use the checkpoint of EfficientNet-Lite0."
+                f"expected {expected}; use the checkpoint of {variant.name}."
             )
         layer.set_weights(variables[name])
 
 
-def lite0_variables(checkpoint: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+def lite_variables(
+    variant: LiteVariant, checkpoint: dict[str, np.ndarray]
+) -> dict[str, list[np.ndarray]]:
     """Rename and transpose a checkpoint's tensors to what Keras layers expect.
 
     Args:
+        variant: The network that the checkpoint is of.
         checkpoint: Tensors by name; convolution kernels as (output, input, height, width).
 
     Returns:
@@ -162,12 +197,12 @@ def lite0_variables(checkpoint: dict[str, np.ndarray]) -> dict[str, list[np.ndar
         InputError: A tensor is missing, or one is left over (PyTorch's batch counters,
             `num_batches_tracked`, apart).
     """
-    names = _tensor_names()
+    names = _tensor_names(variant)
     wanted = {tensor for tensors in names.values() for tensor in tensors}
     given = {name for name in checkpoint if not name.endswith(".num_batches_tracked")}
     if wanted != given:
         raise InputError(
-            f"this is not the checkpoint of EfficientNet-Lite0: missing tensors "
+            f"this is not the checkpoint of {variant.name}: missing tensors "
             f"{sorted(wanted - given)[:3]}, unknown tensors {sorted(given - wanted)[:3]}; "
             "use the file named in BACKBONES."
         )
@@ -177,14 +212,13 @@ def lite0_variables(checkpoint: dict[str, np.ndarray]) -> dict[str, list[np.ndar
     }
 
 
-def _tensor_names() -> dict[str, list[str]]:
+def _tensor_names(variant: LiteVariant) -> dict[str, list[str]]:
     """Name the checkpoint's tensors for each layer, in the order Keras keeps them."""
     # (our prefix, the checkpoint's convolution, the checkpoint's BatchNormalization)
     triples = [("stem", "_conv_stem", "_bn0"), ("last", "_conv_head", "_bn1")]
-    expansions = [stage.expansion for stage in STAGES for _ in range(stage.num_blocks)]
-    for index, expansion in enumerate(expansions):
-        ours, theirs = f"block_{index + 1:02d}", f"_blocks.{index}"
-        if expansion > 1:
+    for index, (ours, stage, _) in enumerate(_blocks(variant)):
+        theirs = f"_blocks.{index}"
+        if stage.expansion > 1:
             triples.append((f"{ours}_expand", f"{theirs}._expand_conv", f"{theirs}._bn0"))
         triples.append((f"{ours}_depthwise", f"{theirs}._depthwise_conv", f"{theirs}._bn1"))
         triples.append((f"{ours}_project", f"{theirs}._project_conv", f"{theirs}._bn2"))

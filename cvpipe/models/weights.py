@@ -22,6 +22,8 @@ import numpy as np
 from cvpipe.errors import InputError
 
 WEIGHTS_FOLDER = "CVPIPE_WEIGHTS_DIR"
+# What may stand in place of a path.
+PACKAGE_WEIGHTS, KERAS_WEIGHTS, NO_WEIGHTS = "package", "keras", "none"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,35 @@ def _candidates(spec: WeightsFile) -> list[Path]:
     package = importlib.util.find_spec(spec.module)
     locations = (package.submodule_search_locations if package else None) or []
     return candidates + [Path(location) / spec.path_in_package for location in locations]
+
+
+def resolve_weights(given: str, sha256: str) -> Path:
+    """Find a weights file that a person named, and verify its checksum.
+
+    Args:
+        given: A path from the current folder, or in the folder that the environment variable
+            `CVPIPE_WEIGHTS_DIR` names.
+        sha256: Expected checksum, 64 hexadecimal digits.
+
+    Raises:
+        InputError: There is no such file, or its content is not the expected one.
+    """
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    candidates = [Path(given), *([Path(folder) / given] if folder else [])]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise InputError(
+            f"there is no weights file {given!r}; correct the path, or set {WEIGHTS_FOLDER} to "
+            "the folder that holds it."
+        )
+    found = sha256_of_file(path)
+    if found != sha256:
+        expected = f"but expected is {sha256}" if sha256 else "but weights_sha256 is not given"
+        raise InputError(
+            f"the weights file {given!r} has the SHA-256 {found}, {expected}; if the file is the "
+            "one you want, and from a source you trust, write that as weights_sha256."
+        )
+    return path
 
 
 def sha256_of_file(path: Path) -> str:
