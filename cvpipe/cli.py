@@ -442,14 +442,18 @@ def doctor_command(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+LISTED = ("datasets", "backbones", "features", "classifiers", "runtimes", "formats")
+
+
 @app.command(name="list")
 def list_command(
     kind: Annotated[
-        str, typer.Argument(help="datasets, backbones, features, classifiers or formats.")
+        str,
+        typer.Argument(help="datasets, backbones, features, classifiers, runtimes or formats."),
     ],
 ) -> None:
     """List what can be named in a pipeline file or on the command line."""
-    check_name("kind", kind, ("datasets", "backbones", "features", "classifiers", "formats"))
+    check_name("kind", kind, LISTED)
     for name, text in listing(kind).items():
         typer.echo(f"{name}: {text}")
 
@@ -466,10 +470,11 @@ def listing(kind: str) -> dict[str, str]:
     if kind == "backbones":
         from cvpipe.models.backbones import BACKBONES
 
-        return {
-            name: f"{b.description}; {b.num_parameters:,} parameters, weights {b.weights.licence}"
-            for name, b in BACKBONES.items()
-        }
+        return {name: backbone.described for name, backbone in BACKBONES.items()}
+    if kind == "runtimes":
+        from cvpipe.models.runtimes import RUNTIMES
+
+        return {name: runtime.description for name, runtime in RUNTIMES.items()}
     if kind == "formats":
         from cvpipe.data.images import list_formats
 

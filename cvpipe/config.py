@@ -256,13 +256,21 @@ PlainName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
+def _check_two_sides(size: tuple[int, ...]) -> tuple[int, ...]:
+    if len(size) not in (0, 2):
+        raise ValueError(f"must be [height, width] in pixels, or empty, but is {list(size)}")
+    return size
+
+
 def _check_setting(value: Any) -> Any:
-    """Return a plain value, a list of whole numbers as a tuple."""
-    if isinstance(value, list | tuple) and all(type(part) is int for part in value):
+    """Return a plain value, a list of whole numbers or of words as a tuple."""
+    if isinstance(value, list | tuple) and len({type(part) for part in value} - {int, str}) == 0:
         return tuple(value)
     if isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f"must be a number, a word, true, false or a list of whole numbers: {value!r}")
+    raise ValueError(
+        f"must be a number, a word, true, false or a list of whole numbers or words: {value!r}"
+    )
 
 
 # A union of types would be answered with one complaint per type.
@@ -274,7 +282,7 @@ class FeatureSection(Section):
 
     Attributes:
         name: How contenders call it: lower-case letters, digits, underscores.
-        kind: Which feature it is, as `cvpipe list features` tells.
+        kind: Which feature it is, as `cvpipe list features` tells, or a backbone.
         image_size: `(height, width)` in pixels that images are brought to first; empty: the
             usual size of its kind.
         settings: Settings by name; what is not named is as usual for its kind.
@@ -289,14 +297,10 @@ class FeatureSection(Section):
         # A table has no hash of its own, and the order of its keys must not matter.
         return hash(json.dumps(self.model_dump(), sort_keys=True))
 
-    @field_validator("image_size")
-    @classmethod
-    def _check_image_size(cls, size: tuple[int, ...]) -> tuple[int, ...]:
-        if len(size) not in (0, 2):
-            raise ValueError(f"must be [height, width] in pixels, or empty, but is {list(size)}")
-        return size
+    _check_image_size = field_validator("image_size")(_check_two_sides)
 
 
+Pooling = Literal["average", "max", "average_and_max"]
 ClassWeights = Literal["none", "balanced"]
 
 
@@ -320,22 +324,173 @@ class ClassicContender(Section):
     class_weights: ClassWeights = "none"
 
 
+class TrainingSection(Section):
+    """How a network is trained, in a contender that trains one.
+
+    Attributes:
+        epochs: At most so many times is every image seen.
+        batch_size: Images per step.
+        optimizer: Rule of a step; `"nesterov"` is momentum that looks ahead.
+        learning_rate: Its largest value.
+        backbone_rate: Factor of the learning rate for what was pretrained; the head learns at
+            the full rate.
+        schedule: How the rate falls: `"constant"`; to zero along a `"cosine"`; a tenth at half
+            and again at three quarters of the epochs (`"step"`); a tenth when val no longer
+            improves (`"plateau"`); several cosines one after the other (`"cyclic"`).
+        cycles: Number of cosines of `"cyclic"`.
+        warmup_epochs: The rate rises from zero over so many epochs.
+        momentum: Of `"sgd"` and `"nesterov"`.
+        weight_decay: Share of the learning rate by which kernels are pulled to zero in a step.
+        dropout: Share of the features that is left out before the head, in training.
+        label_smoothing: Share of the target that is spread evenly over all classes.
+        loss: `"focal"` counts images less that are right already.
+        focal_gamma: How much less; 0 is cross-entropy.
+        logit_adjustment: Strength by which frequent classes are held back in training.
+        sampling: `"balanced"`: every class is seen equally often.
+        early_stopping: Keep the epoch that is best on half A of val; of a fold's images, one in
+            seven is set aside for that. Otherwise the last epoch is kept, no image is set aside,
+            and val is only looked at for the history.
+        rate_test: Before training, raise the learning rate step by step until the loss explodes;
+            the report shows the curve and suggests a rate. Nothing is trained by it.
+        patience: With early stopping, training ends when so many epochs in a row bring nothing.
+    """
+
+    epochs: int = Field(default=30, ge=1, le=10_000)
+    batch_size: int = Field(default=32, ge=2, le=4096)
+    optimizer: Literal["sgd", "nesterov", "rmsprop", "adam", "adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    backbone_rate: float = Field(default=0.1, gt=0.0, le=1.0)
+    schedule: Literal["constant", "cosine", "step", "plateau", "cyclic"] = "cosine"
+    cycles: int = Field(default=1, ge=1, le=100)
+    warmup_epochs: float = Field(default=1.0, ge=0.0, le=100.0)
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=1e-4, ge=0.0, le=1.0)
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    focal_gamma: float = Field(default=2.0, ge=0.0, le=10.0)
+    logit_adjustment: float = Field(default=0.0, ge=0.0, le=4.0)
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    early_stopping: bool = True
+    rate_test: bool = False
+    patience: int = Field(default=10, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _use_what_is_set(self) -> "TrainingSection":
+        uses = {
+            "momentum": ("optimizer", self.optimizer in ("sgd", "nesterov")),
+            "focal_gamma": ("loss", self.loss == "focal"),
+            "patience": ("early_stopping", self.early_stopping),
+        }
+        for key, (other, used) in uses.items():
+            if not used and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} has no effect where {other} is {getattr(self, other)!r}; leave one of "
+                    "them out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _have_cycles_to_run(self) -> "TrainingSection":
+        if self.cycles > 1 and self.schedule != "cyclic":
+            raise ValueError(
+                f"cycles is {self.cycles}, which is for schedule = 'cyclic', but the schedule is "
+                f"{self.schedule!r}"
+            )
+        if self.epochs % self.cycles:
+            raise ValueError(
+                f"every cycle has as many epochs, but {self.epochs} epochs cannot be divided into "
+                f"{self.cycles} cycles"
+            )
+        return self
+
+
 class NetworkContender(Section):
-    """An ImageNet-pretrained network and the recipe that adapts it.
+    """A network and the recipe that adapts it.
 
     Attributes:
         name: As in `ClassicContender`.
         backbone: Name of the network.
-        recipe: `"linear_probe"`: a softmax classifier on the frozen features.
-        search: As in `ClassicContender`.
+        weights: Where its weights come from: `"package"`, the data package that has them;
+            `"keras"`, those of keras.applications; or a file, from the current folder or from
+            that of the environment variable CVPIPE_WEIGHTS_DIR.
+        weights_sha256: Checksum of that file.
+        image_size: `(height, width)` in pixels that images are brought to; empty: the usual
+            size of the backbone.
+        recipe: `"linear_probe"`: a softmax classifier on the frozen features. `"fine_tune"`: the
+            same, and then what lies behind a freeze point learns. `"from_scratch"`: the whole
+            network, with no weights to start from.
+        layers: Of `"linear_probe"`: freeze points whose outputs, pooled, are the features.
+        pooling: How those are pooled over the places of an image.
+        freeze: Of `"fine_tune"`: what stays as it is: all up to a freeze point of the backbone,
+            named or as `"middle"` or `"last_block"`, or `"none"` of it.
+        views: Of a network that is frozen up to somewhere: how many views of each training image
+            are kept, the image as it is among them; the others are drawn by `[augment]`.
+        search: As in `ClassicContender`, for the linear classifier.
         class_weights: As in `ClassicContender`.
+        training: How the network is trained.
     """
 
     name: PlainName
     backbone: str
-    recipe: Literal["linear_probe"]
+    weights: str = "package"
+    weights_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    image_size: tuple[Side, ...] = ()
+    recipe: Literal["linear_probe", "fine_tune", "from_scratch"]
+    layers: Annotated[Names, Field(min_length=1)] = ("features",)
+    pooling: Pooling = "average"
+    freeze: str = "middle"
+    views: int = Field(default=1, ge=1, le=100)
     search: Literal["coarse", "fine"] = "fine"
     class_weights: ClassWeights = "none"
+    training: TrainingSection = TrainingSection()
+
+    _check_image_size = field_validator("image_size")(_check_two_sides)
+
+    @model_validator(mode="after")
+    def _say_nothing_without_effect(self) -> "NetworkContender":
+        only = {
+            "linear_probe": ("layers", "pooling", "views", "search"),
+            "fine_tune": ("freeze", "views", "search", "training"),
+            "from_scratch": ("training",),
+        }
+        for key in ("layers", "pooling", "freeze", "views", "search", "training"):
+            usual = type(self).model_fields[key].default
+            if key not in only[self.recipe] and getattr(self, key) != usual:
+                raise ValueError(
+                    f"{key} has no effect on the recipe {self.recipe!r}; leave it out, or choose "
+                    f"another recipe"
+                )
+        if self.pooling != "average" and self.layers == ("features",):
+            raise ValueError(
+                "pooling has no effect on the features, which are pooled already; name other layers"
+            )
+        if self.weights_sha256 and self.weights in ("package", "keras", "none"):
+            raise ValueError(
+                f"weights_sha256 is for a file, but weights is {self.weights!r}; leave it out"
+            )
+        if self.recipe == "from_scratch" and self.training.backbone_rate != 0.1:
+            raise ValueError(
+                "training.backbone_rate has no effect on the recipe 'from_scratch', in which all "
+                "layers learn at one rate; leave it out"
+            )
+        remedies = {
+            "class_weights": self.class_weights != "none",
+            "training.sampling": self.training.sampling != "shuffled",
+            "training.logit_adjustment": self.training.logit_adjustment > 0,
+        }
+        if sum(remedies.values()) > 1:
+            chosen = [key for key, used in remedies.items() if used]
+            raise ValueError(
+                f"{' and '.join(chosen)} are remedies for the same thing, and together overshoot; "
+                "choose one of them"
+            )
+        if self.recipe == "from_scratch" and self.weights not in ("package", "none"):
+            raise ValueError(
+                f"weights is {self.weights!r}, but the recipe 'from_scratch' starts from none; "
+                "leave it out, or choose 'fine_tune'"
+            )
+        return self
 
 
 def _contender_kind(values: Any) -> str:
@@ -482,6 +637,10 @@ class Config(Section):
         feature: Features with settings of their own, beside those that have a name already.
         contender: The contenders to compare, in the order of the tables.
         seed: Start of every random draw.
+        runtime: What computes the frozen parts of networks, as `cvpipe list runtimes` tells. Those
+            besides TensorFlow are extras; before one is used, it is compared with TensorFlow.
+        precision: `"bfloat16"` is faster on processors that have it, and its features differ by
+            some per cent.
         threads: Threads of the numerical libraries and of the image loader. Part of the
             config because the last bits of a sum depend on it; all usable cores where the
             file does not say.
@@ -496,6 +655,8 @@ class Config(Section):
     contender: tuple[Contender, ...]
     evaluate: EvaluateSection = EvaluateSection()
     export: ExportSection = ExportSection()
+    runtime: str = "tensorflow"
+    precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0, lt=2**32)
     threads: int = Field(default_factory=usable_cores, ge=1, le=1024)
 
@@ -679,7 +840,7 @@ def _section_at(location: Sequence[str | int]) -> type[Section]:
     if not location:
         return Config
     if location[0] == "contender":
-        return CONTENDER_KINDS[str(location[2])]
+        return TrainingSection if "training" in location else CONTENDER_KINDS[str(location[2])]
     if location[0] == "feature":
         return FeatureSection
     section = Config.model_fields[str(location[0])].annotation

@@ -96,7 +96,7 @@ def test_unknown_names_end_with_2_before_anything_is_read(capsys, tmp_path):
     for line, nearest in (
         ('features = ["hgo"]\nclassifier = "linear_svm"', "'hog'"),
         ('classifier = "mayority"', "'majority'"),
-        ('backbone = "efficientnet_lite"\nrecipe = "linear_probe"', "'efficientnet_lite0'"),
+        ('backbone = "efficientnet_lit0"\nrecipe = "linear_probe"', "'efficientnet_lite0'"),
     ):
         pipeline.write_text(f'[data]\nroot = "nowhere"\n[[contender]]\nname = "a"\n{line}\n')
         code, _, err = call(capsys, "run", pipeline)
@@ -389,6 +389,8 @@ def test_lists(capsys):
     assert [line.split(":")[0] for line in out.splitlines()] == list(DATASETS)
     for kind, name in (
         ("backbones", "efficientnet_lite0: "),
+        ("backbones", "efficientnet_lite2: "),
+        ("runtimes", "tensorflow: "),
         ("features", "hog: "),
         ("classifiers", "linear_svm: "),
         ("formats", ".tif: TIFF (the first page; 8 or 16 bits)\n"),

@@ -15,6 +15,7 @@ from cvpipe.config import (
     PRESETS,
     QUICK_CONTENDERS,
     AugmentSection,
+    TrainingSection,
     config_hash,
     load_config,
     name_of,
@@ -29,6 +30,8 @@ PIPELINE = """
 name = "größe 1"
 seed = 7
 threads = 3
+runtime = "onnxruntime"
+precision = "bfloat16"
 
 [data]
 root = "../photos"
@@ -60,7 +63,7 @@ preset = "none"
 name = "hog_fine"
 kind = "hog"
 image_size = [64, 96]
-settings = {cell_pixels = 8, soft = true, norm = "l2", scales = [4, 6], epsilon = 0.5}
+settings = {cell_pixels = 8, soft = true, norm = "l2", scales = [4, 6], epsilon = 0.5, on = ["a"]}
 
 [[contender]]
 name = "hog_svm"
@@ -73,6 +76,42 @@ class_weights = "balanced"
 name = "probe"
 backbone = "efficientnet_lite0"
 recipe = "linear_probe"
+layers = ["block_08", "features"]
+pooling = "max"
+views = 4
+
+[[contender]]
+name = "tuned"
+backbone = "efficientnet_lite2"
+weights = "lite2.pth"
+weights_sha256 = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+image_size = [96, 128]
+recipe = "fine_tune"
+freeze = "block_08"
+views = 3
+search = "coarse"
+class_weights = "none"
+
+[contender.training]
+epochs = 20
+batch_size = 16
+optimizer = "sgd"
+learning_rate = 0.01
+backbone_rate = 0.2
+schedule = "cyclic"
+cycles = 2
+warmup_epochs = 0.5
+momentum = 0.8
+weight_decay = 0.001
+dropout = 0.1
+label_smoothing = 0.1
+loss = "focal"
+focal_gamma = 1.5
+logit_adjustment = 0.0
+sampling = "shuffled"
+patience = 5
+early_stopping = true
+rate_test = true
 
 [evaluate]
 select_by = "macro_f1"
@@ -95,6 +134,8 @@ OTHER_VALUES = {
     "name": "other",
     "seed": 8,
     "threads": 4,
+    "runtime": "tensorflow",
+    "precision": "float32",
     "data.labels": "folders",
     "data.label_column": "label",
     "data.drop_unreadable": False,
@@ -119,6 +160,7 @@ OTHER_VALUES = {
     "feature.0.settings.norm": "l1",
     "feature.0.settings.scales": [4],
     "feature.0.settings.epsilon": 0.25,
+    "feature.0.settings.on": ["a", "b"],
     "contender.0.class_weights": "none",
     "contender.1.class_weights": "balanced",
     "augment.crop": "padded",
@@ -149,7 +191,37 @@ OTHER_VALUES = {
     "contender.0.search": "fine",
     "contender.1.name": "probe2",
     "contender.1.backbone": "another",
+    "contender.1.weights": "keras",
+    "contender.1.image_size": [96, 96],
+    "contender.1.layers": ["block_11", "features"],
+    "contender.1.pooling": "average_and_max",
+    "contender.1.views": 5,
     "contender.1.search": "coarse",
+    "contender.2.name": "tuned2",
+    "contender.2.backbone": "another",
+    "contender.2.weights": "other.pth",
+    "contender.2.weights_sha256": "0" * 64,
+    "contender.2.image_size": [],
+    "contender.2.freeze": "last_block",
+    "contender.2.views": 1,
+    "contender.2.search": "fine",
+    "contender.2.class_weights": "balanced",
+    "contender.2.training.epochs": 22,
+    "contender.2.training.batch_size": 17,
+    "contender.2.training.optimizer": "nesterov",
+    "contender.2.training.learning_rate": 0.02,
+    "contender.2.training.backbone_rate": 1.0,
+    "contender.2.training.cycles": 4,
+    "contender.2.training.warmup_epochs": 0.0,
+    "contender.2.training.momentum": 0.9,
+    "contender.2.training.weight_decay": 0.0,
+    "contender.2.training.dropout": 0.0,
+    "contender.2.training.label_smoothing": 0.0,
+    "contender.2.training.focal_gamma": 2.0,
+    "contender.2.training.logit_adjustment": 0.5,
+    "contender.2.training.sampling": "balanced",
+    "contender.2.training.patience": 6,
+    "contender.2.training.rate_test": False,
     "evaluate.select_by": "accuracy",
     "evaluate.resamples": 201,
     "evaluate.calibration": "vector",
@@ -163,9 +235,25 @@ OTHER_VALUES = {
     "evaluate.conformal_level": 0.85,
 }
 # These have a single value today.
-ONE_VALUE = {"contender.1.recipe", "export.formats"}
+ONE_VALUE = {"export.formats"}
 # These cannot be changed alone.
-CHANGED_TOGETHER = {"split.protocol", "split.time_column"}
+CHANGED_TOGETHER = {
+    "split.protocol",
+    "split.time_column",
+    "contender.1.recipe",
+    "contender.1.weights_sha256",
+    "contender.2.recipe",
+    "contender.2.training.schedule",
+    "contender.2.training.loss",
+    "contender.2.training.early_stopping",
+}
+# These have no effect on the recipe of their contender, and cannot be changed at all.
+WITHOUT_EFFECT = {
+    "contender.1.freeze",
+    *(f"contender.1.training.{name}" for name in TrainingSection.model_fields),
+    "contender.2.layers",
+    "contender.2.pooling",
+}
 
 
 def raw_pipeline():
@@ -175,6 +263,10 @@ def raw_pipeline():
 def minimal(**changes):
     contender = {"name": "majority", "classifier": "majority"}
     return {"name": "a", "data": {"root": "x"}, "contender": [contender], **changes}
+
+
+def tuned(**training):
+    return {"name": "t", "backbone": "b", "recipe": "fine_tune", "training": training}
 
 
 def changed(raw, key, value):
@@ -222,6 +314,12 @@ def test_toml_and_resolved_json_are_equal(tmp_path):
         assert config_hash(again) == config_hash(config)
     assert config.contender[0].features == ("hog", "colour")
     assert config.contender[1].search == "fine"
+    assert config.contender[1].layers == ("block_08", "features")
+    tuned = config.contender[2]
+    assert (tuned.weights, tuned.image_size, tuned.freeze) == ("lite2.pth", (96, 128), "block_08")
+    assert (tuned.training.schedule, tuned.training.cycles) == ("cyclic", 2)
+    assert tuned.training.learning_rate == 0.01
+    assert (config.runtime, config.precision) == ("onnxruntime", "bfloat16")
     assert (config.name, config.seed, config.threads) == ("größe 1", 7, 3)
     assert (config.data.root, config.data.labels) == ("../photos", "table.csv")
     assert config.data.label_column == "diagnosis"
@@ -283,8 +381,28 @@ def test_defaults():
             "learning_curve": True,
         },
         "export": {"formats": ["keras"]},
+        "runtime": "tensorflow",
+        "precision": "float32",
         "seed": 0,
         "threads": usable_cores(),
+    }
+
+
+@pytest.mark.parametrize("recipe", ["linear_probe", "fine_tune", "from_scratch"])
+def test_defaults_of_a_network(recipe):
+    network = {"name": "n", "backbone": "b", "recipe": recipe}
+    (contender,) = validate_config(minimal(contender=[network])).contender
+    assert contender.model_dump(mode="json") == {
+        **{"name": "n", "backbone": "b", "weights": "package", "weights_sha256": ""},
+        **{"image_size": [], "recipe": recipe, "layers": ["features"], "pooling": "average"},
+        **{"freeze": "middle", "views": 1, "search": "fine", "class_weights": "none"},
+        "training": {
+            **{"epochs": 30, "batch_size": 32, "optimizer": "adamw", "learning_rate": 1e-3},
+            **{"backbone_rate": 0.1, "schedule": "cosine", "cycles": 1, "warmup_epochs": 1.0},
+            **{"momentum": 0.9, "weight_decay": 1e-4, "dropout": 0.2, "label_smoothing": 0.0},
+            **{"loss": "cross_entropy", "focal_gamma": 2.0, "logit_adjustment": 0.0},
+            **{"sampling": "shuffled", "patience": 10, "early_stopping": True, "rate_test": False},
+        },
     }
 
 
@@ -301,7 +419,7 @@ def test_usable_cores(monkeypatch):
 
 def test_other_values_cover_every_field():
     resolved = validate_config(raw_pipeline()).model_dump(mode="json")
-    known = {*OTHER_VALUES, *ONE_VALUE, *CHANGED_TOGETHER, "data.root"}
+    known = {*OTHER_VALUES, *ONE_VALUE, *CHANGED_TOGETHER, *WITHOUT_EFFECT, "data.root"}
     assert known == set(keys_of(resolved))
 
 
@@ -322,6 +440,33 @@ def test_hash_depends_on_the_protocol_and_the_column_of_time():
     ]
     hashes = {config_hash(validate_config(minimal(threads=1, split=s))) for s in sections}
     assert len(hashes) == 5
+
+
+def test_hash_depends_on_the_recipe():
+    network = {"name": "n", "backbone": "b", "views": 2}
+    hashes = {
+        config_hash(validate_config(minimal(threads=1, contender=[{**network, **values}])))
+        for values in (
+            {"recipe": "linear_probe"},
+            {"recipe": "fine_tune"},
+            {"recipe": "from_scratch", "views": 1},
+        )
+    }
+    assert len(hashes) == 3
+
+
+def test_hash_depends_on_how_a_network_is_trained():
+    trainings = [
+        {},
+        *({"schedule": schedule} for schedule in ("constant", "step", "plateau", "cyclic")),
+        {"loss": "focal"},
+        {"early_stopping": False},
+    ]
+    hashes = {
+        config_hash(validate_config(minimal(threads=1, contender=[tuned(**training)])))
+        for training in trainings
+    }
+    assert len(hashes) == len(trainings)
 
 
 def test_hash_depends_on_the_contenders_order_and_number():
@@ -359,10 +504,13 @@ def test_given_values_are_not_changed():
 
 
 CLASSIC_KEYS = "choose one of ['class_weights', 'classifier', 'features', 'name', 'search']."
-NETWORK_KEYS = "choose one of ['backbone', 'class_weights', 'name', 'recipe', 'search']."
+NETWORK_KEYS = (
+    "choose one of ['backbone', 'class_weights', 'freeze', 'image_size', 'layers', 'name', "
+    "'pooling', 'recipe', 'search', 'training', 'views', 'weights', 'weights_sha256']."
+)
 TOP_KEYS = (
     "choose one of ['augment', 'contender', 'data', 'evaluate', 'export', 'feature', 'images', "
-    "'name', 'seed', 'split', 'threads']."
+    "'name', 'precision', 'runtime', 'seed', 'split', 'threads']."
 )
 PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
 
@@ -394,6 +542,10 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         ),
         (minimal(contender=[{**PROBE, "zzz": 1}]), f"'contender.1.zzz'; {NETWORK_KEYS}"),
         (minimal(contender=[{**PROBE, "recip": 1}]), "'contender.1.recip'; did you mean 'recipe'?"),
+        (
+            minimal(contender=[tuned(epoch=1)]),
+            "unknown key 'contender.1.training.epoch'; did you mean 'epochs'?",
+        ),
         # missing keys
         ({"name": "a", "contender": minimal()["contender"]}, "'data' is missing"),
         ({"name": "a", "data": {"root": "x"}}, "'contender' is missing"),
@@ -577,7 +729,8 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         (minimal(export={"formats": []}), "export.formats: tuple should have at least 1 item"),
         (
             minimal(contender=[{**PROBE, "recipe": "magic"}]),
-            "contender.1.recipe: input should be 'linear_probe', but is 'magic'",
+            "contender.1.recipe: input should be 'linear_probe', 'fine_tune' or 'from_scratch', "
+            "but is 'magic'",
         ),
         (minimal(contender=[{**PROBE, "search": "x"}]), "contender.1.search: input should be 'coa"),
         (
@@ -594,6 +747,89 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         (
             minimal(contender=[{**PROBE, "class_weights": "x"}]),
             "contender.1.class_weights: input should be 'none' or 'balanced', but is 'x'",
+        ),
+        # networks
+        (minimal(precision="float16"), "precision: input should be 'float32' or 'bfloat16', but"),
+        (
+            minimal(contender=[{**PROBE, "image_size": [64]}]),
+            "contender.1.image_size: must be [height, width] in pixels, or empty, but is [64]",
+        ),
+        (
+            minimal(contender=[{**PROBE, "weights_sha256": "abc"}]),
+            "contender.1.weights_sha256: string should match",
+        ),
+        (minimal(contender=[{**PROBE, "layers": []}]), "contender.1.layers: value should have at"),
+        (
+            minimal(contender=[{**PROBE, "layers": ["a", "a"]}]),
+            "contender.1.layers: 'a' is named more than once; name it once",
+        ),
+        (
+            minimal(contender=[{**PROBE, "pooling": "mean"}]),
+            "contender.1.pooling: input should be 'average', 'max' or 'average_and_max', but is",
+        ),
+        (minimal(contender=[{**PROBE, "views": 0}]), "contender.1.views: input should be greater"),
+        (
+            minimal(contender=[{**PROBE, "recipe": "from_scratch", "weights": "keras"}]),
+            "contender.1: weights is 'keras', but the recipe 'from_scratch' starts from none; "
+            "leave it out, or choose 'fine_tune'",
+        ),
+        (
+            minimal(contender=[{**PROBE, "pooling": "max"}]),
+            "contender.1: pooling has no effect on the features, which are pooled already; name",
+        ),
+        (
+            minimal(contender=[{**PROBE, "weights_sha256": "0" * 64}]),
+            "contender.1: weights_sha256 is for a file, but weights is 'package'; leave it out",
+        ),
+        (
+            minimal(contender=[{**tuned(backbone_rate=0.2), "recipe": "from_scratch"}]),
+            "contender.1: training.backbone_rate has no effect on the recipe 'from_scratch'",
+        ),
+        (
+            minimal(contender=[{**tuned(sampling="balanced"), "class_weights": "balanced"}]),
+            "contender.1: class_weights and training.sampling are remedies for the same thing, and",
+        ),
+        (
+            minimal(contender=[tuned(sampling="balanced", logit_adjustment=1.0)]),
+            "training.sampling and training.logit_adjustment are remedies for the same thing",
+        ),
+        (
+            minimal(contender=[tuned(batch_size=1)]),
+            "contender.1.training.batch_size: input should be greater than or equal to 2, but is 1",
+        ),
+        (
+            minimal(contender=[tuned(learning_rate=0)]),
+            "contender.1.training.learning_rate: input should be greater than 0, but is 0",
+        ),
+        (
+            minimal(contender=[tuned(dropout=1.0)]),
+            "contender.1.training.dropout: input should be less than 1, but is 1.0",
+        ),
+        (
+            minimal(contender=[tuned(optimizer="lion")]),
+            "contender.1.training.optimizer: input should be 'sgd', 'nesterov', 'rmsprop', 'adam'",
+        ),
+        (
+            minimal(contender=[tuned(momentum=0.5)]),
+            "contender.1.training: momentum has no effect where optimizer is 'adamw'; leave one of",
+        ),
+        (
+            minimal(contender=[tuned(focal_gamma=1.0)]),
+            "contender.1.training: focal_gamma has no effect where loss is 'cross_entropy'; leave",
+        ),
+        (
+            minimal(contender=[tuned(patience=3, early_stopping=False)]),
+            "contender.1.training: patience has no effect where early_stopping is False; leave one",
+        ),
+        (
+            minimal(contender=[tuned(cycles=3)]),
+            "contender.1.training: cycles is 3, which is for schedule = 'cyclic', but the schedule "
+            "is 'cosine'",
+        ),
+        (
+            minimal(contender=[tuned(cycles=4, schedule="cyclic")]),
+            "contender.1.training: every cycle has as many epochs, but 30 epochs cannot be divided "
+            "into 4 cycles",
         ),
         # features
         (
@@ -621,6 +857,27 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
 )
 def test_messages(raw, message):
     assert message in message_of(raw)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "value"),
+    [
+        ("linear_probe", "freeze", "none"),
+        ("linear_probe", "training", {"epochs": 3}),
+        ("fine_tune", "layers", ["block_08"]),
+        ("fine_tune", "pooling", "max"),
+        ("from_scratch", "layers", ["block_08"]),
+        ("from_scratch", "pooling", "max"),
+        ("from_scratch", "freeze", "none"),
+        ("from_scratch", "views", 2),
+        ("from_scratch", "search", "coarse"),
+    ],
+)
+def test_what_has_no_effect_on_a_recipe_is_refused(recipe, key, value):
+    message = f"contender.1: {key} has no effect on the recipe {recipe!r}; leave it out, or choose"
+    network = {**PROBE, "recipe": recipe}
+    assert message in message_of(minimal(contender=[{**network, key: value}]))
+    validate_config(minimal(contender=[network]))
 
 
 def test_messages_of_our_own_stand_alone():

@@ -189,8 +189,11 @@ def test_the_overview_says_how_many_images_are_learned_from():
 
 def test_the_pages_without_settings_say_how_long_a_row_is():
     assert f"has {len(FILE_FACTS_COLUMNS)} numbers" in TEXTS["file_facts"]
-    for name, backbone in BACKBONES.items():
-        assert f"{backbone.num_features:,} numbers for `{name}`" in TEXTS["deep_features"]
+    packaged = {name: backbone for name, backbone in BACKBONES.items() if backbone.weights}
+    for name, backbone in packaged.items():
+        assert f"{backbone.num_features:,} numbers for `{name}`" in " ".join(
+            TEXTS["deep_features"].split()
+        )
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -134,6 +134,15 @@ def _softmax(C: float) -> Any:  # noqa: N803
     return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=5_000))
 
 
+def _softmax_common_scale(C: float) -> Any:  # noqa: N803
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from cvpipe.classifiers.common_scaler import CommonScaler
+
+    return make_pipeline(CommonScaler(), LogisticRegression(C=C, max_iter=5_000))
+
+
 def _sparse_softmax(C: float, l1_ratio: float = 1.0) -> Any:  # noqa: N803
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -282,6 +291,12 @@ CLASSIFIERS = {
         parameters=(_C_SOFTMAX,),
         scoring="log_likelihood",
         any_scale=True,
+    ),
+    "softmax_common_scale": Classifier(
+        "softmax regression with L2 penalty on features of one scale",
+        _softmax_common_scale,
+        parameters=(_C_SOFTMAX,),
+        scoring="log_likelihood",
     ),
     "softmax_l1": Classifier(
         "softmax regression with L1 penalty on standardised features",

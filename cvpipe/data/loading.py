@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -81,6 +81,7 @@ class Loader:
         dtype: Literal["uint8", "float32"] = "uint8",
         scaled_decoding: bool = True,
         shuffle: bool = True,
+        order: Callable[[int], np.ndarray] | None = None,
         num_classes: int = 0,
         colour_axes: np.ndarray | None = None,
     ) -> None:
@@ -101,6 +102,8 @@ class Loader:
             scaled_decoding: Decode large JPEG files at a half, a quarter or an eighth where a crop
                 has more pixels than are wanted. Never used for evaluation.
             shuffle: A new order in each epoch; otherwise always that of the source.
+            order: Gives the positions of the images of an epoch, where neither is wanted: as many
+                as there are images, of which some may come more than once.
             num_classes: Needed where images are mixed.
             colour_axes: See `cvpipe.data.augment.draw_view`.
 
@@ -121,6 +124,7 @@ class Loader:
         self.dtype = np.dtype(dtype)
         self.scaled_decoding = scaled_decoding
         self.shuffle = shuffle
+        self.given_order = order
         self.num_classes = num_classes
         self.colour_axes = colour_axes
         self.report = LoaderReport(0, 0.0, 0.0)
@@ -131,7 +135,12 @@ class Loader:
         return math.ceil(len(self.image_ids) / self.batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the positions of the images in the order of an epoch, each exactly once."""
+        """Return the positions of the images in the order of an epoch, each exactly once.
+
+        Unless another order was given.
+        """
+        if self.given_order is not None:
+            return self.given_order(epoch)
         if not self.shuffle:
             return np.arange(len(self.image_ids))
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.image_ids))

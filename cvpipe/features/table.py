@@ -277,10 +277,8 @@ KINDS: dict[str, FeatureKind] = {
     ),
 }
 
-AnyFeature = Feature | FileFeature
-
 # What contenders can name without further ado.
-FEATURES: dict[str, AnyFeature] = {
+FEATURES: dict[str, Feature | FileFeature] = {
     "raw_pixels": make_feature("raw_pixels"),
     "tiny_images": make_feature("raw_pixels", settings={"normalise": "unit"}),
     "colour_histogram": make_feature("colour_histogram"),

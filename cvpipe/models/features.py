@@ -6,6 +6,7 @@ processes (measured with TensorFlow 2.21 on one model of CPU); a batch of one im
 seen to differ in the last bits. That is what lets a cache be filled in any order.
 """
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from cvpipe.errors import InputError
 from cvpipe.models.framework import import_tensorflow
+from cvpipe.models.runtimes import TENSORFLOW, build_run, check_agreement
 
 if TYPE_CHECKING:
     import keras
@@ -36,28 +38,70 @@ def build_embed(
         for images of another shape or dtype than the model takes.
     """
     tensorflow = import_tensorflow()
-    image_shape, dtype = tuple(model.input_shape[1:]), np.dtype(model.inputs[0].dtype)
-    batch_shape = (batch_size, *image_shape)
+    batch_shape = (batch_size, *model.input_shape[1:])
 
     # XLA is off on purpose: on CPUs it runs depthwise convolutions many times slower.
     @tensorflow.function(
-        input_signature=[tensorflow.TensorSpec(batch_shape, dtype)], jit_compile=False
+        input_signature=[tensorflow.TensorSpec(batch_shape, model.inputs[0].dtype)],
+        jit_compile=False,
     )
     def compute(batch: object) -> object:
         return model(batch, training=False)
 
+    return in_batches(model, lambda batch: compute(batch).numpy(), batch_size)
+
+
+def build_frozen_embed(
+    model: "keras.Model", runtime: str, precision: str, threads: int, batch_size: int = BATCH_SIZE
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Make the function of `build_embed` of a network that no longer changes, by any runtime.
+
+    The first batch that it is given is computed by TensorFlow as well, and the two are compared.
+
+    Args:
+        model: See `build_embed`.
+        runtime: A key of `cvpipe.models.runtimes.RUNTIMES`.
+        precision: `"float32"` or `"bfloat16"`.
+        threads: Threads that it computes with.
+        batch_size: See `build_embed`.
+
+    Raises:
+        InputError: The runtime is not installed; or, raised by the function, it does not agree
+            with TensorFlow.
+    """
+    reference = build_embed(model, batch_size)
+    if (runtime, precision) == (TENSORFLOW, "float32"):
+        return reference
+    run = build_run(model, runtime, precision, batch_size, threads)
+    agreed = threading.Event()
+
+    def compute(batch: np.ndarray) -> np.ndarray:
+        if not agreed.is_set():
+            check_agreement(run, reference, batch, runtime, precision)
+            agreed.set()
+        return run(batch)
+
+    return in_batches(model, compute, batch_size)
+
+
+def in_batches(
+    model: "keras.Model", compute: Callable[[np.ndarray], np.ndarray], batch_size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Make a function of batches of one size into one of any number of images."""
+    image_shape, dtype = tuple(model.input_shape[1:]), np.dtype(model.inputs[0].dtype)
+    sizes = ", ".join(str(size) for size in image_shape)
+
     def embed(images: np.ndarray) -> np.ndarray:
-        sizes = [str(size) for size in image_shape]
         if images.shape[1:] != image_shape or images.dtype != dtype:
             raise InputError(
-                f"{model.name!r} takes {dtype} images of shape (n, {', '.join(sizes)}), but got "
+                f"{model.name!r} takes {dtype} images of shape (n, {sizes}), but got "
                 f"{images.dtype} of shape {images.shape}; resize them and keep them {dtype}."
             )
         rows = np.empty((len(images), *model.output_shape[1:]), model.outputs[0].dtype)
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             padding = np.zeros((batch_size - len(part), *image_shape), dtype)
-            computed = compute(np.concatenate([part, padding])).numpy()
+            computed = compute(np.concatenate([part, padding]))
             rows[start : start + batch_size] = computed[: len(part)]
         return rows
 

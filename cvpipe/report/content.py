@@ -14,6 +14,7 @@ import pandas as pd
 from cvpipe.errors import InputError
 from cvpipe.report.contact_sheet import ContactSheet
 from cvpipe.report.decisions import Decisions
+from cvpipe.report.training import HISTORY_COLUMNS, Training
 from cvpipe.report.understanding import Understanding
 
 METRIC_COLUMNS = (
@@ -226,6 +227,7 @@ class ReportContent:
             `UNLIKE_COLUMNS`; empty in runs that did not measure them.
         augmentation: What augmentation does to training images; `None` where it is off.
         understanding: Pictures and figures of what the contenders see and look for.
+        training: How the networks among the contenders were trained; empty without any.
     """
 
     run_name: str
@@ -265,6 +267,7 @@ class ReportContent:
     unlike: pd.DataFrame = field(default_factory=partial(_empty_table, UNLIKE_COLUMNS))
     augmentation: ContactSheet | None = None
     understanding: Understanding = field(default_factory=Understanding)
+    training: list[Training] = field(default_factory=list)
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -287,6 +290,8 @@ def check_content(content: ReportContent) -> ReportContent:
     _check_columns("learning curve", content.learning_curve, CURVE_COLUMNS)
     _check_columns("forecast", content.forecast, FORECAST_COLUMNS)
     _check_columns("unlike", content.unlike, UNLIKE_COLUMNS)
+    for training in content.training:
+        _check_columns("history", training.history, HISTORY_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)
     _check_values("protocol of a comparison", content.comparison["protocol"], COMPARED_PROTOCOLS)
     _check_values("severity", content.data.findings["severity"], SEVERITIES)

@@ -46,6 +46,7 @@ from cvpipe.report.content import (
 from cvpipe.report.cost_figure import cost_figure
 from cvpipe.report.decisions import DecisionSection, decision_section, risk_coverage_figure
 from cvpipe.report.learning_curve import curve_sections
+from cvpipe.report.training import TrainingSection, training_section
 from cvpipe.report.understanding import search_figure
 from cvpipe.report.wording import (
     careless_sentence,
@@ -157,6 +158,7 @@ def render_report(content: ReportContent) -> str:
             for search in content.understanding.searches
         ],
         open_lookups=MAX_OPEN_LOOKUPS,
+        trainings=_trainings(content, order),
     )
 
 
@@ -431,6 +433,19 @@ def _decided(content: ReportContent) -> DecisionSection | None:
     return decision_section(
         content.decisions, dict(zip(rows["metric"], rows["value"], strict=True))
     )
+
+
+def _trainings(content: ReportContent, order: list[str]) -> list[TrainingSection]:
+    ranked = sorted(content.training, key=lambda training: order.index(training.contender))
+    return [
+        replace(
+            section,
+            loss_figure=trusted(section.loss_figure),
+            accuracy_figure=trusted(section.accuracy_figure),
+            rate_figure=trusted(section.rate_figure),
+        )
+        for section in map(training_section, ranked)
+    ]
 
 
 def _folds_text(content: ReportContent) -> str:

@@ -7,6 +7,7 @@ predictions are kept instead of the model: they are what a fold is for.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.classifiers.search import (
+    SCORE_COLUMNS,
     FittedClassifier,
     fit_at,
     fit_classifier,
     linear_head,
     predictor_of,
 )
-from cvpipe.config import Contender, NetworkContender
+from cvpipe.config import Config, Contender, NetworkContender
 from cvpipe.files import atomic_path, read_json, write_json, write_table
-from cvpipe.models.backbones import build_backbone
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head, head_of
+from cvpipe.models.runtimes import TENSORFLOW
 from cvpipe.runs import Run
 from cvpipe.stages.calibration import (
     calibrate,
@@ -36,65 +38,194 @@ from cvpipe.stages.calibration import (
 )
 from cvpipe.stages.features import (
     Describer,
+    Setup,
     files_of,
+    fixed_describer,
     learn_describer,
+    load_deep,
     load_describer,
+    network_describer,
     setup_of,
     store_describer,
 )
 from cvpipe.stages.job import Job
-from cvpipe.stages.recipes import classifier_of
+from cvpipe.stages.networks import (
+    CHECKPOINT,
+    TrainedNetwork,
+    divide_for_stopping,
+    drop_checkpoint,
+    fit_network,
+    further_views,
+    store_trained,
+)
+from cvpipe.stages.recipes import (
+    STARTING_HEAD,
+    classifier_of,
+    feature_names,
+    is_trained,
+    names_to_learn,
+    probe_feature,
+)
 from cvpipe.stages.stored_models import load_estimator, store_estimator
 
 Predictor = Callable[[np.ndarray], np.ndarray]
+EPOCHS = "epochs"  # what is chosen for a network beside the settings of its head
 
 
-def fit_contender(job: Job, contender: Contender, train: pd.DataFrame) -> None:
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A contender that has seen its training images.
+
+    Attributes:
+        describer: How it reads images.
+        predict: Function from what it reads to probabilities.
+        fitted: How its settings were found.
+        trained: Its network, if it is one that was trained.
+    """
+
+    describer: Describer
+    predict: Predictor
+    fitted: FittedClassifier
+    trained: TrainedNetwork | None = None
+
+
+def fit_contender(
+    job: Job, contender: Contender, train: pd.DataFrame, stopping: pd.DataFrame
+) -> None:
     """Fit a contender on the rows of train and store it.
 
     Args:
         job: The run.
         contender: What to fit.
         train: Manifest rows of train, and nothing else, with `sha256`.
+        stopping: Half A of val, by which the training of a network is stopped; nothing else
+            is told of it.
     """
     # Whoever comes first would pay for all who share features.
     features_of(job, learn_on(job, contender, train), train)
     started = time.perf_counter()
-    describer, fitted = fit_rows(job, contender, train)
-    seconds = time.perf_counter() - started
     part = job.run.part_path(contender.name)
-    store_describer(part, describer, setup_of(job.config))
+    fit = fit_rows(job, contender, train, stopping, part / CHECKPOINT, checked=True)
+    seconds = time.perf_counter() - started
+    model_name = store_model(job, contender, fit, part)
+    store_fit(part, fit.fitted, {"model": model_name, "fit_seconds": round(seconds, 3)})
+    drop_checkpoint(part)
+
+
+def store_model(job: Job, contender: Contender, fit: Fit, part: Path) -> str:
+    """Store the model of a fitted contender, with all that it reads images with.
+
+    Returns:
+        Name of the model's file.
+    """
+    if fit.trained:
+        store_trained(part, fit.trained)
+        return "model.keras"
+    store_describer(part, fit.describer, setup_of(job.config))
     if isinstance(contender, NetworkContender):
-        model_name = "model.keras"
-        head = linear_head(fitted.estimator, len(job.run.class_names()))
-        store_network(part / model_name, contender, *head, job.config.threads)
-    else:
-        model_name = "model.skops"
-        store_estimator(part / model_name, fitted.estimator)
-    store_fit(part, fitted, {"model": model_name, "fit_seconds": round(seconds, 3)})
+        head = linear_head(fit.fitted.estimator, len(job.run.class_names()))
+        store_network(part / "model.keras", contender, *head, job.config.threads)
+        return "model.keras"
+    store_estimator(part / "model.skops", fit.fitted.estimator)
+    return "model.skops"
 
 
 def learn_on(job: Job, contender: Contender, rows: pd.DataFrame) -> Describer:
     """Learn from manifest rows what a contender's features need."""
-    return learn_describer(contender, setup_of(job.config), files_of(job.root, rows), job.watcher)
+    return learn_describer(
+        names_to_learn(contender), setup_of(job.config), files_of(job.root, rows), job.watcher
+    )
 
 
 def fit_rows(
-    job: Job, contender: Contender, rows: pd.DataFrame
-) -> tuple[Describer, FittedClassifier]:
-    """Learn features, search a contender's hyperparameters and fit it, all on manifest rows."""
+    job: Job,
+    contender: Contender,
+    rows: pd.DataFrame,
+    stopping: pd.DataFrame | None = None,
+    checkpoint: Path | None = None,
+    checked: bool = False,
+) -> Fit:
+    """Learn features, search a contender's hyperparameters and fit it, all on manifest rows.
+
+    Args:
+        job: The run.
+        contender: What to fit.
+        rows: What to fit it on.
+        stopping: Other rows, by which the training of a network is stopped; where there are none
+            it keeps some of its own for that.
+        checkpoint: File from which such a training goes on.
+        checked: Whether such a network is tested before and after.
+    """
     describer = learn_on(job, contender, rows)
+    if not isinstance(contender, NetworkContender) or not is_trained(contender):
+        arguments = fitting_arguments(job, contender, rows, describer)
+        fitted = fit_classifier(classifier_of(contender), **arguments)
+        return Fit(
+            measuring_describer(job, contender, describer), predictor_of(fitted.estimator), fitted
+        )
+    if stopping is None and contender.training.early_stopping:
+        rows, stopping = divide_for_stopping(job, rows)
     arguments = fitting_arguments(job, contender, rows, describer)
-    return describer, fit_classifier(classifier_of(contender), **arguments)
+    head = fit_classifier(STARTING_HEAD, **arguments) if describer.descriptors else None
+    trained = fit_network(job, contender, rows, head, stopping, None, checkpoint, checked)
+    return trained_fit(job, trained)
 
 
 def refit_rows(
     job: Job, contender: Contender, rows: pd.DataFrame, chosen: Mapping[str, Any]
-) -> tuple[Describer, Predictor]:
+) -> Fit:
     """Fit a contender on manifest rows with hyperparameters that are known already."""
     describer = learn_on(job, contender, rows)
     arguments = fitting_arguments(job, contender, rows, describer)
-    return describer, predictor_of(fit_at(classifier_of(contender), chosen, **arguments))
+    if not isinstance(contender, NetworkContender) or not is_trained(contender):
+        estimator = fit_at(classifier_of(contender), chosen, **arguments)
+        found = FittedClassifier(estimator, dict(chosen), pd.DataFrame(columns=SCORE_COLUMNS))
+        measuring = measuring_describer(job, contender, describer)
+        return Fit(measuring, predictor_of(estimator), found)
+    of_head = {name: value for name, value in chosen.items() if name != EPOCHS}
+    head = None
+    if describer.descriptors:
+        estimator = fit_at(STARTING_HEAD, of_head, **arguments)
+        head = FittedClassifier(estimator, of_head, pd.DataFrame(columns=SCORE_COLUMNS))
+    return trained_fit(job, fit_network(job, contender, rows, head, None, chosen[EPOCHS]))
+
+
+def measuring_setup(config: Config, contender: Contender) -> Setup:
+    """Say how images become rows where a contender is measured.
+
+    A network is measured as its file is handed on: by TensorFlow, whatever computed the features
+    that its head was fitted on. Every other contender reads what it was fitted on.
+    """
+    setup = setup_of(config)
+    if isinstance(contender, NetworkContender):
+        return replace(setup, runtime=TENSORFLOW, precision="float32")
+    return setup
+
+
+def measuring_describer(job: Job, contender: Contender, describer: Describer) -> Describer:
+    """Make the describer of a fitted contender by which it is measured; see `measuring_setup`."""
+    if not isinstance(contender, NetworkContender):
+        return describer
+    return fixed_describer(feature_names(contender), measuring_setup(job.config, contender))
+
+
+def trained_fit(job: Job, trained: TrainedNetwork) -> Fit:
+    """Say of a trained network what is said of every fitted contender."""
+    head = trained.head
+    failed = [f"{c.name}: {c.advice}" for _, c in trained.checks if not c.passed]
+    fitted = FittedClassifier(
+        estimator=None,
+        chosen={**(head.chosen if head else {}), EPOCHS: trained.state.kept},
+        search=head.search if head else pd.DataFrame(columns=SCORE_COLUMNS),
+        warnings=[*(head.warnings if head else []), *failed],
+    )
+    setup = replace(setup_of(job.config), runtime=TENSORFLOW, precision="float32")
+    return Fit(network_describer(trained.model, setup), as_they_are, fitted, trained)
+
+
+def as_they_are(probabilities: np.ndarray) -> np.ndarray:
+    """Return what a whole network gives: probabilities already."""
+    return probabilities
 
 
 def predict_by_refit(
@@ -106,18 +237,25 @@ def predict_by_refit(
     would cost much and show little.
     """
     chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
-    table = predict_rows(job, *refit_rows(job, contender, train, chosen), test)
+    table = predict_rows(job, refit_rows(job, contender, train, chosen), test)
     return calibrate_table(table, load_calibration(job.run, contender.name))
 
 
 def fitting_arguments(
     job: Job, contender: Contender, rows: pd.DataFrame, describer: Describer
 ) -> dict[str, Any]:
-    """Collect what a fit on manifest rows is given beside the name of the classifier."""
+    """Collect what a fit on manifest rows is given beside the name of the classifier.
+
+    Further views of an image stand behind all images, in the image's group.
+    """
+    features = [features_of(job, describer, rows)]
+    if isinstance(contender, NetworkContender) and not is_trained(contender):
+        features += further_views(job, contender, describer, rows)
+    num_views = len(features)
     return {
-        "features": features_of(job, describer, rows),
-        "targets": frames.targets_of(rows["label"], job.run.class_names()),
-        "groups": rows["group"].tolist(),
+        "features": np.concatenate(features) if num_views > 1 else features[0],
+        "targets": np.tile(frames.targets_of(rows["label"], job.run.class_names()), num_views),
+        "groups": rows["group"].tolist() * num_views,
         "search": contender.search,
         "seed": job.config.seed,
         "threads": job.config.threads,
@@ -147,7 +285,11 @@ def features_of(job: Job, describer: Describer, rows: pd.DataFrame) -> np.ndarra
 
 def stored_describer(run: Run, contender: Contender) -> Describer:
     """Load what the stored model of a contender reads images with."""
-    return load_describer(contender, setup_of(run.config()), run.part_path(contender.name))
+    setup, part = measuring_setup(run.config(), contender), run.part_path(contender.name)
+    if is_trained(contender):
+        set_threads(setup.threads)
+        return network_describer(load_network(part / "model.keras"), setup)
+    return load_describer(feature_names(contender), setup, part)
 
 
 def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str) -> None:
@@ -157,32 +299,35 @@ def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str
     """
     name = contender.name
     if not job.run.uncalibrated_path(name, split).exists():
-        predict = load_predictor(job.run.part_path(name), job.config.threads)
-        table = predict_rows(job, stored_describer(job.run, contender), predict, rows)
-        write_table(job.run.uncalibrated_path(name, split), table)
+        predict = load_predictor(job.run, contender)
+        features = features_of(job, stored_describer(job.run, contender), rows)
+        write_table(job.run.uncalibrated_path(name, split), tabulate(job, rows, predict(features)))
     if split == "val" and not job.run.fitted_calibration_path(name).exists():
         calibrate(job, name, rows)
     store_calibrated(job, name, split)
 
 
-def predict_rows(
-    job: Job, describer: Describer, predict: Predictor, rows: pd.DataFrame
-) -> pd.DataFrame:
+def predict_rows(job: Job, fit: Fit, rows: pd.DataFrame) -> pd.DataFrame:
     """Make the predictions table of manifest rows."""
+    return tabulate(job, rows, fit.predict(features_of(job, fit.describer, rows)))
+
+
+def tabulate(job: Job, rows: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    """Put the probabilities of manifest rows into a predictions table."""
     return frames.make_predictions(
-        rows["image_id"].tolist(),
-        rows["label"].tolist(),
-        predict(features_of(job, describer, rows)),
-        job.run.class_names(),
+        rows["image_id"].tolist(), rows["label"].tolist(), probabilities, job.run.class_names()
     )
 
 
-def load_predictor(part: Path, threads: int) -> Predictor:
-    """Load a stored contender as a function from features to probabilities."""
+def load_predictor(run: Run, contender: Contender) -> Predictor:
+    """Load a stored contender as a function from what it reads to probabilities."""
+    part = run.part_path(contender.name)
+    if is_trained(contender):
+        return as_they_are
     model_name = read_json(part / "fit.json")["model"]
     if model_name == "model.skops":
         return predictor_of(load_estimator(part / model_name))
-    set_threads(threads)
+    set_threads(run.config().threads)
     return build_embed(head_of(load_network(part / model_name)))
 
 
@@ -190,8 +335,7 @@ def store_network(
     path: Path, contender: NetworkContender, kernel: np.ndarray, bias: np.ndarray, threads: int
 ) -> None:
     """Store a backbone with a linear head as one Keras file."""
-    set_threads(threads)
-    backbone = build_backbone(contender.backbone)
+    backbone = load_deep(probe_feature(contender), threads)
     with atomic_path(path) as partial:
         attach_linear_head(backbone, kernel, bias, contender.name).save(partial)
 
@@ -202,10 +346,14 @@ def load_network(path: Path) -> Any:
 
 
 def describe_search(fit: dict[str, Any]) -> dict[str, str]:
-    """Say in words which hyperparameters were chosen and how."""
+    """Say in words which hyperparameters were chosen and how.
+
+    How long a network was trained stands where its training is told of.
+    """
     how = f"best of {fit['num_values']} by {fit['num_folds']}-fold cross-validation inside train"
     values = {
         name: value if isinstance(value, str) else f"{value:g}"
         for name, value in fit["chosen"].items()
+        if name != EPOCHS
     }
     return {name: f"{value} ({how})" for name, value in values.items()}

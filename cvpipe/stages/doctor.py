@@ -45,8 +45,9 @@ def diagnose() -> list[Diagnosis]:
         ("image formats", _image_formats),
         ("DICOM", _dicom),
         *(
-            (f"weights of {name}", lambda b=backbone: str(find_weights(b.weights).name))
+            (f"weights of {name}", lambda file=backbone.weights: find_weights(file).name)
             for name, backbone in BACKBONES.items()
+            if backbone.weights
         ),
         ("devices", lambda: ", ".join(list_devices())),
         ("cache", lambda: str(cache_root())),

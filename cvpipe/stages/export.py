@@ -13,7 +13,7 @@ from cvpipe.errors import GateError
 from cvpipe.export.bundle import BUNDLE_VERSION, bundle_readme
 from cvpipe.files import atomic_path, read_json, write_json, write_text
 from cvpipe.inference.calibration import Scaling
-from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.backbones import describe_weights
 from cvpipe.models.framework import set_threads
 from cvpipe.models.heads import scale_logits
 from cvpipe.runs import Run, read_source
@@ -21,6 +21,7 @@ from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.contenders import load_network
 from cvpipe.stages.evaluate import best_on_val
 from cvpipe.stages.job import Job
+from cvpipe.stages.recipes import backbone_spec
 
 
 def contender_to_export(job: Job) -> str:
@@ -82,7 +83,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     contender = next(c for c in job.config.contender if c.name == name)
     if not isinstance(contender, NetworkContender):
         raise TypeError(f"{name!r} is not a network")
-    backbone = BACKBONES[contender.backbone]
+    spec = backbone_spec(contender)
     metrics = job.run.metrics()
     rows = metrics[
         (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
@@ -101,7 +102,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "input": {
             "dtype": "uint8",
             "colour": "RGB",
-            "image_size": list(backbone.image_size),
+            "image_size": list(spec.size),
             "decode_rule": DECODE_RULE,
             **asdict(decode_rule(job.config.images, job.config.data)),
             "preprocessing": "inside the model",
@@ -124,7 +125,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
         "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
         "licences": {
-            "weights": f"{backbone.weights.licence}; {backbone.weights.source}",
+            "weights": describe_weights(spec),
             "data": source.get("licence", "not stated"),
         },
         "limits": "The figures hold for images from the same source. Nothing is known about "

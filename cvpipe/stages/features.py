@@ -18,20 +18,22 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from cvpipe.cache import cache_root, cached_rows
-from cvpipe.config import Config, Contender
+from cvpipe.config import Config
 from cvpipe.data.images import DecodeRule, decode_rule
 from cvpipe.data.pixels import image_space, num_pixel_bytes
 from cvpipe.data.threads import load_batches, ordered_map
 from cvpipe.errors import InputError
-from cvpipe.features.table import KINDS, AnyFeature, Feature, FileFeature
+from cvpipe.features.table import KINDS, Feature, FileFeature
 from cvpipe.files import read_json, write_json
 from cvpipe.formats import reader_versions
-from cvpipe.models.backbones import BACKBONES, build_backbone, weights_fingerprint
-from cvpipe.models.features import BATCH_SIZE, build_embed
+from cvpipe.models.backbones import BACKBONES, FEATURES_POINT, weights_fingerprint
+from cvpipe.models.deep_features import DeepFeature
+from cvpipe.models.features import BATCH_SIZE, build_frozen_embed
 from cvpipe.models.framework import list_devices, set_threads
+from cvpipe.models.runtimes import TENSORFLOW, runtime_identity
 from cvpipe.opencv import check_builds, installed_builds
 from cvpipe.stages.job import Watcher
-from cvpipe.stages.recipes import feature_names, known_features
+from cvpipe.stages.recipes import AnyFeature, known_features
 from cvpipe.stages.stored_models import load_estimator, store_estimator
 
 # What the images that a feature learns from may take in memory; of more images some are drawn.
@@ -53,12 +55,16 @@ class Setup:
         rule: How a file becomes pixels.
         threads: Threads that load images, and that compute.
         seed: Of what features learn.
+        runtime: What computes frozen networks.
+        precision: In which they are computed.
     """
 
     features: Mapping[str, AnyFeature]
     rule: DecodeRule
     threads: int
     seed: int
+    runtime: str = TENSORFLOW
+    precision: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,14 @@ class ImageFiles:
     def paths(self) -> list[Path]:
         """Paths of the files."""
         return [self.root / image_id for image_id in self.image_ids]
+
+    def take(self, positions: Sequence[int]) -> "ImageFiles":
+        """Name some of the files."""
+        return ImageFiles(
+            self.root,
+            [self.image_ids[position] for position in positions],
+            [self.sha256s[position] for position in positions],
+        )
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,8 @@ def setup_of(config: Config) -> Setup:
         rule=decode_rule(config.images, config.data),
         threads=config.threads,
         seed=config.seed,
+        runtime=config.runtime,
+        precision=config.precision,
     )
 
 
@@ -153,7 +169,7 @@ def files_of(root: Path, rows: pd.DataFrame) -> ImageFiles:
 
 
 def learn_describer(
-    contender: Contender, setup: Setup, files: ImageFiles, watcher: Watcher
+    names: Sequence[str], setup: Setup, files: ImageFiles, watcher: Watcher
 ) -> Describer:
     """Learn from train images what a contender's features need.
 
@@ -161,14 +177,13 @@ def learn_describer(
     none outweighs the others by its scale alone.
 
     Args:
-        contender: Whose features.
+        names: Of the features.
         setup: How files become rows.
         files: Train images, and nothing else.
         watcher: Who is shown the progress.
     """
     descriptors = tuple(
-        _descriptor(name, setup, functools.partial(_learn_from, files, setup))
-        for name in feature_names(contender)
+        _descriptor(name, setup, functools.partial(_learn_from, files, setup)) for name in names
     )
     if len(descriptors) < 2:
         return Describer(descriptors)
@@ -194,13 +209,12 @@ def store_describer(part: Path, describer: Describer, setup: Setup) -> None:
     write_json(part / FEATURES_NAME, facts)
 
 
-def load_describer(contender: Contender, setup: Setup, part: Path) -> Describer:
+def load_describer(names: Sequence[str], setup: Setup, part: Path) -> Describer:
     """Load what a contender's model, stored in a part, reads images with.
 
     Raises:
         InputError: Something is missing, or was made by other features than those of today.
     """
-    names = feature_names(contender)
     if not names:
         return Describer(())
     path = part / FEATURES_NAME
@@ -217,10 +231,7 @@ def load_describer(contender: Contender, setup: Setup, part: Path) -> Describer:
 
 def identities_of(names: Sequence[str], setup: Setup) -> dict[str, str]:
     """Say what computes the rows of features and backbones, by their names."""
-    return {
-        name: weights_fingerprint(name) if name in BACKBONES else setup.features[name].identity
-        for name in names
-    }
+    return {name: setup.features[name].identity for name in names}
 
 
 def _load_learned(part: Path, name: str, feature: Feature) -> Any:
@@ -257,9 +268,9 @@ def _descriptor(name: str, setup: Setup, learned: Callable[[str, Feature], Any])
         setup: How files become rows.
         learned: Gives the fitted transformer of a feature that learns.
     """
-    if name in BACKBONES:
-        return _backbone_descriptor(name, setup)
     feature = setup.features[name]
+    if isinstance(feature, DeepFeature):
+        return _deep_descriptor(name, feature, setup)
     if isinstance(feature, FileFeature):
         space = {"feature": feature.identity, **reader_versions()}
         return Descriptor(name, feature.row_size, space, feature.build)
@@ -340,26 +351,60 @@ def learned_path(part: Path, name: str) -> Path:
     return part / f"model.{name}.skops"
 
 
-def _backbone_descriptor(name: str, setup: Setup) -> Descriptor:
-    backbone = BACKBONES[name]
+def _deep_descriptor(name: str, feature: DeepFeature, setup: Setup) -> Descriptor:
+    plain = feature.layers == (FEATURES_POINT,)
     space = {
-        "backbone": name,
-        "weights": weights_fingerprint(name),
-        "layer": "features",
-        "runtime": f"tensorflow {metadata.version('tensorflow')}",
-        "precision": "float32",
-        "batch_size": BATCH_SIZE,
-        # What decides the last bits:
-        "threads": setup.threads,
-        "devices": list_devices(),
-        **image_space(backbone.image_size, setup.rule),
+        "backbone": feature.spec.name,
+        "weights": weights_fingerprint(feature.spec),
+        "layer": FEATURES_POINT if plain else [*feature.layers, feature.pooling],
+        **network_space(setup),
+        **image_space(feature.image_size, setup.rule),
     }
 
     def prepare() -> Describe:
-        embed = load_embed(name, setup.threads)
-        return from_images(embed, backbone.image_size, setup.rule, setup.threads)
+        embed = load_embed(feature, setup.threads, setup.runtime, setup.precision)
+        return from_images(embed, feature.image_size, setup.rule, setup.threads)
 
-    return Descriptor(name, backbone.num_features, space, prepare)
+    row_size = BACKBONES[feature.spec.name].num_features
+    if not plain:
+        row_size = load_deep(feature, setup.threads).output_shape[-1]
+    return Descriptor(name, row_size, space, prepare)
+
+
+def network_describer(model: Any, setup: Setup) -> Describer:
+    """Describe images by the probabilities that a trained network gives them.
+
+    Args:
+        model: Keras model from `uint8` images to probabilities; its weights no longer change.
+        setup: How files become rows.
+    """
+    weights = hashlib.sha256()
+    for variable in model.variables:
+        weights.update(f"{variable.path} {tuple(variable.shape)}\n".encode())
+        weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    image_size = (model.input_shape[1], model.input_shape[2])
+    space = {
+        "network": weights.hexdigest(),
+        **network_space(setup),
+        **image_space(image_size, setup.rule),
+    }
+
+    def prepare() -> Describe:
+        embed = build_frozen_embed(model, setup.runtime, setup.precision, setup.threads)
+        return from_images(embed, image_size, setup.rule, setup.threads)
+
+    return Describer((Descriptor("network", model.output_shape[-1], space, prepare),))
+
+
+def network_space(setup: Setup) -> dict[str, Any]:
+    """State what decides the last bits of what a network computes, for the key of a cache."""
+    return {
+        "runtime": runtime_identity(setup.runtime),
+        "precision": setup.precision,
+        "batch_size": BATCH_SIZE,
+        "threads": setup.threads,
+        "devices": list_devices(),
+    }
 
 
 def from_images(
@@ -391,10 +436,18 @@ def from_images(
 
 
 @functools.lru_cache(maxsize=1)  # train, val and test ask one after the other
-def load_embed(name: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Load a backbone as a function from `uint8` images to features."""
+def load_embed(
+    feature: DeepFeature, threads: int, runtime: str = TENSORFLOW, precision: str = "float32"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Compile a backbone into a function from `uint8` images to a feature's rows."""
+    return build_frozen_embed(load_deep(feature, threads), runtime, precision, threads)
+
+
+@functools.lru_cache(maxsize=2)
+def load_deep(feature: DeepFeature, threads: int) -> Any:
+    """Load a backbone as a model from `uint8` images to a feature's rows."""
     set_threads(threads)
-    return build_embed(build_backbone(name))
+    return feature.build()
 
 
 def recall_rows(descriptor: Descriptor, files: ImageFiles, watcher: Watcher) -> np.ndarray:

@@ -29,6 +29,18 @@ def rows_for_choosing(val: pd.DataFrame) -> np.ndarray:
     return first
 
 
+def rows_for_stopping(val: pd.DataFrame) -> np.ndarray:
+    """Mark the rows of val by which the training of a network is stopped: half A, however small.
+
+    All of them where that half is empty.
+
+    Returns:
+        `bool` array of shape `(n,)`.
+    """
+    first = first_half(val["group"].tolist())
+    return first if first.any() else np.ones(len(val), dtype=bool)
+
+
 def rows_for_fitting(val: pd.DataFrame) -> np.ndarray:
     """Mark the rows of val for what is fitted after training: half B, or all of a small val.
 

@@ -25,7 +25,7 @@ from cvpipe.stages.contenders import predict_by_refit
 from cvpipe.stages.evaluate import accuracies_on_test
 from cvpipe.stages.export import contender_to_export
 from cvpipe.stages.job import Job
-from cvpipe.stages.recipes import is_baseline
+from cvpipe.stages.recipes import is_baseline, is_trained
 from cvpipe.stages.split import rows_of_split
 
 # A part of train is one of so many; an eighth is as far below train as eight times is above it.
@@ -62,11 +62,12 @@ def run_learning_curve(job: Job) -> None:
 def contenders_of_curve(job: Job) -> list[Contender]:
     """List the chosen contender and the exported one, where they look at the images.
 
-    All contenders would take a fifth of the time of a run.
+    All contenders would take a fifth of the time of a run. A network that is trained is left
+    out: nine more trainings would take several times as long as all the rest.
     """
     chosen = str(read_json(job.run.choice_path)["chosen"])
     names = dict.fromkeys([chosen, contender_to_export(job)])
-    by_name = {c.name: c for c in job.config.contender if not is_baseline(c)}
+    by_name = {c.name: c for c in job.config.contender if not is_baseline(c) and not is_trained(c)}
     return [by_name[name] for name in names if name in by_name]
 
 

@@ -19,8 +19,22 @@ from cvpipe.data.manifest import has_given_split
 from cvpipe.data.sources import DATASETS
 from cvpipe.errors import InputError, check_name
 from cvpipe.features.table import FEATURES, Feature, FileFeature
-from cvpipe.models.backbones import BACKBONES
-from cvpipe.stages.recipes import MAJORITY, classifier_of, feature_names, known_features
+from cvpipe.models.backbones import BACKBONES, check_backbone
+from cvpipe.models.deep_features import DeepFeature, check_deep_feature
+from cvpipe.models.runtimes import check_runtime
+from cvpipe.models.transfer import WHOLE_NETWORK, freeze_point
+from cvpipe.stages.contact_sheet import changes_images
+from cvpipe.stages.recipes import (
+    MAJORITY,
+    backbone_spec,
+    classifier_of,
+    is_trained,
+    known_features,
+    names_to_learn,
+    probe_feature,
+    trains_on_images,
+    uses_augmentation,
+)
 
 # Seconds on two cores of a current laptop, generously rounded: a person wants to know
 # whether to wait or to fetch a coffee.
@@ -29,6 +43,7 @@ SECONDS_PER_IMAGE = 0.009  # decode three times, hash, evaluate
 SECONDS_PER_IMAGE_FEATURE = 0.002
 SECONDS_PER_IMAGE_BACKBONE = 0.018  # once for the features, once for the check of the export
 SECONDS_PER_IMAGE_FIT = 0.0001
+MULTIPLY_ADDS_PER_SECOND = 4e10  # of a convolutional network in training, not of its best layer
 
 
 @dataclass(frozen=True)
@@ -114,23 +129,26 @@ def check_names(config: Config) -> Config:
     Raises:
         InputError: A name is unknown, or parts of a contender do not fit together.
     """
-    features = known_features(config)
-    known = (*features, *BACKBONES)
+    # Of contenders' own networks others know nothing.
+    features = {n: f for n, f in known_features(config).items() if " of " not in n}
+    check_runtime(config.runtime, config.precision)
     for section in config.feature:
         feature = features[section.name]
         if isinstance(feature, Feature):  # those that have a name already are known to be possible
             feature.build().check_settings(feature.image_size)
     for contender in config.contender:
         if isinstance(contender, NetworkContender):
-            check_name("backbone", contender.backbone, BACKBONES)
+            check_network(config, contender)
             continue
         check_name("classifier", contender.classifier, CLASSIFIERS)
         for name in contender.features:
-            check_name("feature", name, known)
+            feature = features[check_name("feature", name, features)]
+            if isinstance(feature, DeepFeature):
+                check_deep_feature(feature)
         if not contender.features and contender.classifier != MAJORITY:
             raise InputError(
                 f"contender {contender.name!r} has the classifier {contender.classifier!r} but "
-                f"no features; choose some of {sorted(known)}."
+                f"no features; choose some of {sorted(features)}."
             )
         parts = {name: features[name] for name in contender.features if name in features}
         signed = [n for n, part in parts.items() if isinstance(part, Feature) and part.is_signed]
@@ -151,6 +169,53 @@ def check_names(config: Config) -> Config:
     return config
 
 
+def check_network(config: Config, contender: NetworkContender) -> None:
+    """Refuse a network that cannot be built, or training that cannot be done as it is described.
+
+    Raises:
+        InputError: See the message.
+    """
+    augment, training, name = config.augment, contender.training, contender.name
+    if contender.recipe == "from_scratch":
+        spec = check_backbone(backbone_spec(contender))
+    else:
+        spec = check_deep_feature(probe_feature(contender)).spec
+    if contender.recipe == "fine_tune":
+        freeze_point(spec, contender.freeze)
+    if contender.views > 1 and not changes_images(augment):
+        raise InputError(
+            f"contender {name!r} has {contender.views} views of each image, but [augment] changes "
+            "nothing, so they would all be equal; choose an augment.preset, or views = 1."
+        )
+    if contender.views > 1 and trains_on_images(contender):
+        raise InputError(
+            f"contender {name!r} sees new views of its images in every epoch, so views = "
+            f"{contender.views} has no effect; leave it out, or freeze a part of the network."
+        )
+    if contender.views > training.epochs and is_trained(contender):
+        raise InputError(
+            f"contender {name!r} keeps {contender.views} views of each image, but trains for "
+            f"{training.epochs} epochs, each of which sees one; choose fewer views or more "
+            "training.epochs."
+        )
+    if contender.views > 1 and (augment.mixup or augment.cutmix):
+        raise InputError(
+            f"contender {name!r} reads views one by one, so [augment] cannot blend images for it "
+            "(mixup, cutmix); leave them out, or fine-tune with freeze = 'none'."
+        )
+    if uses_augmentation(contender) and augment.quarter_turns and spec.size[0] != spec.size[1]:
+        raise InputError(
+            f"augment.quarter_turns needs images as high as wide, but those of contender {name!r} "
+            f"are {spec.size[0]}x{spec.size[1]}; choose a square image_size."
+        )
+    if is_trained(contender) and training.warmup_epochs * training.cycles >= training.epochs:
+        raise InputError(
+            f"contender {name!r} warms up over {training.warmup_epochs:g} of "
+            f"{training.epochs // training.cycles} epochs; choose fewer training.warmup_epochs, "
+            "or more training.epochs."
+        )
+
+
 def estimate_seconds(config: Config, num_images: int) -> float:
     """Estimate how long a run takes on two cores when nothing is cached yet.
 
@@ -158,17 +223,38 @@ def estimate_seconds(config: Config, num_images: int) -> float:
         config: What is to be run.
         num_images: Number of images.
     """
-    names = {name for contender in config.contender for name in feature_names(contender)}
-    num_backbones = sum(name in BACKBONES for name in names)
+    known = known_features(config)
+    names = {name for contender in config.contender for name in names_to_learn(contender)}
+    num_backbones = sum(isinstance(known[name], DeepFeature) for name in names)
     per_image = SECONDS_PER_IMAGE + num_backbones * SECONDS_PER_IMAGE_BACKBONE
     per_image += (len(names) - num_backbones) * SECONDS_PER_IMAGE_FEATURE
     for contender in config.contender:
+        if isinstance(contender, NetworkContender) and is_trained(contender):
+            per_image += training_seconds(config, contender)
+            continue
         classifier = CLASSIFIERS[classifier_of(contender)]
         last = 1 + SEARCHES[contender.search] * classifier.calibrate
         search = count_search_fits(classifier, contender.search) + last
         fits = (1 + num_fold_fits(config)) * search + last * config.split.careless
         per_image += fits * SECONDS_PER_IMAGE_FIT
     return START_SECONDS + num_images * per_image
+
+
+def training_seconds(config: Config, contender: NetworkContender) -> float:
+    """Estimate how long a contender's network trains, per image, with all its fits."""
+    spec = backbone_spec(contender)
+    backbone = BACKBONES[spec.name]
+    usual, size = backbone.image_size, spec.size
+    multiply_adds = backbone.multiply_adds * size[0] * size[1] / (usual[0] * usual[1])
+    # Forward and backward; behind a freeze point, roughly by how many layers lie there.
+    share = 1.0
+    if contender.recipe == "fine_tune" and contender.freeze != WHOLE_NETWORK:
+        points = list(backbone.freeze_points)
+        share = 1 - points.index(freeze_point(spec, contender.freeze)) / len(points)
+    steps = contender.training.epochs * 3 * share
+    once = contender.views * multiply_adds / MULTIPLY_ADDS_PER_SECOND
+    fits = 1 + num_fold_fits(config) + config.split.careless
+    return once + fits * steps * multiply_adds / MULTIPLY_ADDS_PER_SECOND
 
 
 def num_fold_fits(config: Config) -> int:

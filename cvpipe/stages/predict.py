@@ -17,7 +17,12 @@ from cvpipe.inference.calibration import Calibration
 from cvpipe.models.features import build_embed
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.calibration import load_calibration
-from cvpipe.stages.contenders import load_network, load_predictor, stored_describer
+from cvpipe.stages.contenders import (
+    as_they_are,
+    load_network,
+    load_predictor,
+    stored_describer,
+)
 from cvpipe.stages.features import Describe, from_images
 
 
@@ -99,14 +104,14 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
             name,
             run.class_names(),
             from_images(build_embed(model), size, rule, config.threads),
-            calibrated(_as_they_are, calibration),
+            calibrated(as_they_are, calibration),
             point,
         )
     return ImageClassifier(
         name,
         run.class_names(),
         stored_describer(run, contender).prepare(),
-        calibrated(load_predictor(part, config.threads), calibration),
+        calibrated(load_predictor(run, contender), calibration),
         point,
     )
 
@@ -118,10 +123,6 @@ def calibrated(
     if calibration is None:
         return predict
     return lambda rows: calibration.apply(predict(rows))
-
-
-def _as_they_are(probabilities: np.ndarray) -> np.ndarray:
-    return probabilities
 
 
 def bundle_rule(bundle: Mapping[str, Any]) -> DecodeRule:
@@ -154,6 +155,6 @@ def _load_bundle(folder: Path) -> ImageClassifier:
         bundle["contender"],
         list(bundle["class_names"]),
         from_images(embed, (height, width), bundle_rule(bundle), usable_cores()),
-        _as_they_are,
+        as_they_are,
         bundle.get("decisions", {}).get("operating_point", {}),
     )

@@ -10,11 +10,11 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
-from cvpipe.classifiers.search import predictor_of
 from cvpipe.config import Contender
 from cvpipe.files import write_table
 from cvpipe.stages.contenders import fit_rows, predict_by_refit, predict_rows, store_fit
 from cvpipe.stages.job import Job
+from cvpipe.stages.networks import CHECKPOINT, drop_checkpoint, store_history
 from cvpipe.stages.split import fold_column
 
 
@@ -66,9 +66,12 @@ def predict_fold(
     predictions_path: Path = part / "predictions.csv"
     if not (part / "fit.json").exists():
         held_out = manifest[fold_column(repeat)] == fold
-        describer, fitted = fit_rows(job, contender, manifest[~held_out].reset_index(drop=True))
+        others = manifest[~held_out].reset_index(drop=True)
+        fit = fit_rows(job, contender, others, checkpoint=part / CHECKPOINT)
         rows = manifest[held_out].reset_index(drop=True)
-        table = predict_rows(job, describer, predictor_of(fitted.estimator), rows)
-        write_table(predictions_path, table)
-        store_fit(part, fitted, {})
+        write_table(predictions_path, predict_rows(job, fit, rows))
+        if fit.trained:
+            store_history(part, fit.trained)
+        store_fit(part, fit.fitted, {})
+        drop_checkpoint(part)
     return frames.read_predictions(predictions_path)

@@ -2,19 +2,26 @@
 
 from cvpipe.config import Config, Contender, NetworkContender
 from cvpipe.errors import InputError
-from cvpipe.features.table import FEATURES, AnyFeature, FileFeature, make_feature
-from cvpipe.models.backbones import BACKBONES
+from cvpipe.features.table import FEATURES, Feature, FileFeature, make_feature
+from cvpipe.models.backbones import BACKBONES, NO_WEIGHTS, PRETRAINED, BackboneSpec
+from cvpipe.models.deep_features import DeepFeature, make_deep_feature
+from cvpipe.models.transfer import WHOLE_NETWORK
 
 MAJORITY = "majority"  # the classifier that needs no features
+SOFTMAX = "softmax"  # the classifier of a linear probe
+STARTING_HEAD = "softmax_common_scale"  # and that of the head with which fine-tuning starts
+
+AnyFeature = Feature | FileFeature | DeepFeature
 
 
 def known_features(config: Config) -> dict[str, AnyFeature]:
-    """Map all features that contenders of a config can name.
+    """Map all features that contenders of a config can read, backbones among them.
 
     Raises:
         InputError: A feature of the config has a taken name, or settings that do not exist.
     """
-    known = dict(FEATURES)
+    known: dict[str, AnyFeature] = dict(FEATURES)
+    known |= {name: DeepFeature(BackboneSpec(name)) for name in PRETRAINED}
     for section in config.feature:
         if section.name in (*FEATURES, *BACKBONES):
             raise InputError(
@@ -22,27 +29,76 @@ def known_features(config: Config) -> dict[str, AnyFeature]:
                 "choose another one."
             )
         size = section.image_size
-        known[section.name] = make_feature(
-            section.kind, (size[0], size[1]) if size else None, section.settings
-        )
+        if section.kind in BACKBONES:
+            known[section.name] = make_deep_feature(section.kind, size, section.settings)
+        else:
+            known[section.name] = make_feature(
+                section.kind, (size[0], size[1]) if size else None, section.settings
+            )
+    for contender in config.contender:
+        if isinstance(contender, NetworkContender):
+            known[probe_name(contender)] = probe_feature(contender)
     return known
 
 
+def backbone_spec(contender: NetworkContender) -> BackboneSpec:
+    """Say which backbone a contender is built on."""
+    weights = NO_WEIGHTS if contender.recipe == "from_scratch" else contender.weights
+    return BackboneSpec(contender.backbone, weights, contender.weights_sha256, contender.image_size)
+
+
+def probe_feature(contender: NetworkContender) -> DeepFeature:
+    """Say what a contender's linear classifier reads; of a trained one, the one it starts with."""
+    return DeepFeature(backbone_spec(contender), contender.layers, contender.pooling)
+
+
+def probe_name(contender: NetworkContender) -> str:
+    """Name that feature: as the backbone, or by the contender where it has settings of its own."""
+    plain = DeepFeature(BackboneSpec(contender.backbone))
+    own = f"{contender.backbone} of {contender.name}"
+    return contender.backbone if probe_feature(contender) == plain else own
+
+
 def feature_names(contender: Contender) -> tuple[str, ...]:
-    """Name the features and backbones that a contender reads."""
+    """Name the features and backbones whose rows a contender's classifier reads.
+
+    A network that is trained reads images.
+    """
     if isinstance(contender, NetworkContender):
-        return (contender.backbone,)
+        return () if is_trained(contender) else (probe_name(contender),)
     return contender.features
 
 
-def backbones_of(contender: Contender) -> list[str]:
-    """Name the backbones that a contender reads."""
-    return [name for name in feature_names(contender) if name in BACKBONES]
+def names_to_learn(contender: Contender) -> tuple[str, ...]:
+    """Name the features that are computed for a contender before it is fitted.
+
+    A pretrained network starts with a linear head, which is fitted on its frozen features.
+    """
+    if isinstance(contender, NetworkContender) and contender.recipe == "fine_tune":
+        return (probe_name(contender),)
+    return feature_names(contender)
+
+
+def is_trained(contender: Contender) -> bool:
+    """Tell whether a contender trains a network, rather than a classifier on features."""
+    return isinstance(contender, NetworkContender) and contender.recipe != "linear_probe"
+
+
+def backbones_of(config: Config, contender: Contender) -> list[BackboneSpec]:
+    """List the backbones that a contender needs, those without weights left out."""
+    known = known_features(config)
+    features = [known.get(name) for name in feature_names(contender)]
+    specs = [feature.spec for feature in features if isinstance(feature, DeepFeature)]
+    if isinstance(contender, NetworkContender) and is_trained(contender):
+        specs.append(backbone_spec(contender))
+    return [spec for spec in specs if spec.weights != NO_WEIGHTS]
 
 
 def classifier_of(contender: Contender) -> str:
-    """Name the classifier that is fitted on a contender's features."""
-    return "softmax" if isinstance(contender, NetworkContender) else contender.classifier
+    """Name the classifier that is fitted on a contender's features; `""` of a trained network."""
+    if isinstance(contender, NetworkContender):
+        return "" if is_trained(contender) else SOFTMAX
+    return contender.classifier
 
 
 def is_majority(contender: Contender) -> bool:
@@ -53,7 +109,7 @@ def is_majority(contender: Contender) -> bool:
 def is_baseline(contender: Contender) -> bool:
     """Tell whether a contender looks at no pixel: a yardstick, not a candidate."""
     files_alone = all(isinstance(FEATURES.get(n), FileFeature) for n in feature_names(contender))
-    return is_majority(contender) or files_alone
+    return not is_trained(contender) and (is_majority(contender) or files_alone)
 
 
 def is_shortcut(contender: Contender) -> bool:
@@ -61,9 +117,16 @@ def is_shortcut(contender: Contender) -> bool:
     return is_baseline(contender) and not is_majority(contender)
 
 
-def uses_augmentation(contender: Contender) -> bool:  # noqa: ARG001 (the kinds to come differ)
-    """Tell whether a contender trains on augmented views.
+def uses_augmentation(contender: Contender) -> bool:
+    """Tell whether a contender trains on augmented views."""
+    if not isinstance(contender, NetworkContender):
+        return False
+    return contender.views > 1 or trains_on_images(contender)
 
-    None does so far: a frozen network and hand-crafted features look at every image once, as it is.
-    """
-    return False
+
+def trains_on_images(contender: Contender) -> bool:
+    """Tell whether a contender trains a whole network, so that every epoch sees other views."""
+    if not isinstance(contender, NetworkContender):
+        return False
+    whole = contender.recipe == "fine_tune" and contender.freeze == WHOLE_NETWORK
+    return whole or contender.recipe == "from_scratch"

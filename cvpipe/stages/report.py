@@ -1,7 +1,6 @@
 """Collect what a run knows and write its page."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from cvpipe.data.duplicates import DISTANCE
 from cvpipe.data.images import DecodeRule, decode_rule, read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.evaluation.reliability import reliability
-from cvpipe.features.table import AnyFeature
 from cvpipe.files import read_json, write_json, write_text
 from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.transfer import freeze_point
 from cvpipe.report.content import (
     FOLD_COLUMNS,
     ContenderSummary,
@@ -35,9 +34,16 @@ from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.evaluate import fingerprint_of
 from cvpipe.stages.job import Job
 from cvpipe.stages.predict import load_contender
-from cvpipe.stages.recipes import is_baseline, known_features
+from cvpipe.stages.recipes import (
+    SOFTMAX,
+    backbone_spec,
+    is_baseline,
+    known_features,
+    probe_feature,
+)
 from cvpipe.stages.risks import find_risks, find_warnings
 from cvpipe.stages.split import SPLIT_GIVEN, describe_split, rows_of_split
+from cvpipe.stages.training_report import collect_training
 from cvpipe.stages.understanding import collect_understanding
 
 SAMPLES_PER_CLASS = 6
@@ -142,6 +148,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         unlike=run.unlike(),
         augmentation=report_sheet(run, root, manifest),
         understanding=collect_understanding(run, root, manifest),
+        training=collect_training(run),
     )
 
 
@@ -212,14 +219,11 @@ def thumbnail(path: Path, rule: DecodeRule) -> np.ndarray:
 def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
     """Say what a contender is and what it cost."""
     fit = read_json(run.part_path(contender.name) / "fit.json")
+    features = known_features(run.config())
     if isinstance(contender, NetworkContender):
-        description = (
-            f"{BACKBONES[contender.backbone].description}; pretrained on ImageNet and frozen, "
-            f"with {CLASSIFIERS['softmax'].title}"
-        )
+        description = describe_network(contender)
     else:
-        features = known_features(run.config())
-        titles = [title_of(name, features) for name in contender.features]
+        titles = [features[name].title for name in contender.features]
         title = CLASSIFIERS[contender.classifier].title
         description = f"{' and '.join(titles)} with a {title}" if titles else title
     return ContenderSummary(
@@ -234,11 +238,18 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
     )
 
 
-def title_of(name: str, features: Mapping[str, AnyFeature]) -> str:
-    """Say what a feature or a backbone's frozen features are."""
-    if name in BACKBONES:
-        return f"frozen features of {BACKBONES[name].description}"
-    return features[name].title
+def describe_network(contender: NetworkContender) -> str:
+    """Say what a network is and how it was adapted."""
+    spec = backbone_spec(contender)
+    title, (height, width) = BACKBONES[spec.name].description, spec.size
+    if contender.recipe == "linear_probe":
+        return f"{probe_feature(contender).title}, with {CLASSIFIERS[SOFTMAX].title}"
+    if contender.recipe == "from_scratch":
+        return f"{title}; trained from scratch on images of {height}x{width}"
+    point = freeze_point(spec, contender.freeze)
+    frozen = f"frozen up to {point}, fine-tuned behind it" if point else "fine-tuned as a whole"
+    views = f", on {contender.views} views of each image" if contender.views > 1 else ""
+    return f"{title}; pretrained on ImageNet, {frozen}{views}"
 
 
 def confident_mistakes(predictions: pd.DataFrame, root: Path, rule: DecodeRule) -> list[Mistake]:

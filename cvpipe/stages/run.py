@@ -28,10 +28,11 @@ from cvpipe.stages.contenders import fit_contender, predict_split
 from cvpipe.stages.decide import positive_class
 from cvpipe.stages.evaluate import run_evaluation
 from cvpipe.stages.export import require_parity, run_export
+from cvpipe.stages.halves import rows_for_stopping
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.learning_curve import run_learning_curve
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
-from cvpipe.stages.recipes import backbones_of, uses_augmentation
+from cvpipe.stages.recipes import backbones_of, is_trained, uses_augmentation
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
@@ -96,7 +97,7 @@ def run(
         licence = read_source(plan.root).get("licence")
         if licence:
             watcher.say(f"licence of the images: {licence}")
-        if weights_of(plan.config):
+        if weights_of(plan.config) or any(map(is_trained, plan.config.contender)):
             set_threads(plan.config.threads)  # fails now rather than after minutes
         with threadpool_limits(plan.config.threads):
             run_stages(job, rows)
@@ -143,7 +144,8 @@ def make_job(plan: Plan, rows: pd.DataFrame, runs_path: Path, again: bool, watch
         data = plan.config.data.model_copy(update={"root": stored_root(plan.root, run.path)})
         config = plan.config.model_copy(update={"data": data})
         weights = weights_of(config)
-        devices = list_devices() if weights else []
+        computes = weights or any(map(is_trained, config.contender))
+        devices = list_devices() if computes else []
         write_json(run.provenance_path, provenance(config, fingerprint, weights, devices))
         write_json(run.config_path, config.model_dump(mode="json"))
     return Job(plan.config, plan.root, run, watcher)
@@ -160,8 +162,8 @@ def next_run(run: Run) -> Run:
 
 def weights_of(config: Config) -> dict[str, str]:
     """Map each backbone in use to the sha256 of its weights."""
-    names = [name for contender in config.contender for name in backbones_of(contender)]
-    return {name: weights_fingerprint(name) for name in names}
+    specs = [spec for contender in config.contender for spec in backbones_of(config, contender)]
+    return {spec.described: weights_fingerprint(spec) for spec in specs}
 
 
 def run_stages(job: Job, rows: pd.DataFrame) -> None:
@@ -172,7 +174,7 @@ def run_stages(job: Job, rows: pd.DataFrame) -> None:
     for contender in job.config.contender:
         if not (job.run.part_path(contender.name) / "fit.json").exists():
             with job.timed(f"fit {contender.name}", f"fit: {contender.name}"):
-                fit_contender(job, contender, train)
+                fit_contender(job, contender, train, val[rows_for_stopping(val)])
         if not job.run.predictions_path(contender.name, "val").exists():
             predict_split(job, contender, val, "val")
     fit_unlike(job)  # its bounds are frozen before the test split is opened

@@ -11,6 +11,7 @@ from cvpipe.files import atomic_path
 
 # What may be in a stored scikit-learn model beside the types that skops itself trusts.
 TRUSTED_TYPES = [
+    "cvpipe.classifiers.common_scaler.CommonScaler",
     "cvpipe.classifiers.kernel_svm.KernelSVM",
     "cvpipe.classifiers.nearest_mean.NearestMean",
     "cvpipe.classifiers.neighbours.NearestNeighbours",

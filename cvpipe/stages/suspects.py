@@ -37,10 +37,11 @@ from cvpipe.data.splits import assign_splits
 from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS, find_suspects
 from cvpipe.features.table import Feature
 from cvpipe.files import write_table
+from cvpipe.models.deep_features import DeepFeature
 from cvpipe.stages.features import files_of, fixed_describer, setup_of
 from cvpipe.stages.fingerprint import counted
 from cvpipe.stages.job import Job, Watcher
-from cvpipe.stages.recipes import backbones_of, feature_names, is_baseline, known_features
+from cvpipe.stages.recipes import feature_names, is_baseline, known_features
 
 NUM_FOLDS = 5
 # Strong enough a penalty that wrong labels among the train rows are not learned by heart: with
@@ -201,14 +202,14 @@ def source_of(config: Config) -> tuple[str, ...]:
     above, and on digits, where they are not, still in three of four cases.
     """
     looking = [contender for contender in config.contender if not is_baseline(contender)]
-    backbones = [name for contender in looking for name in backbones_of(contender)]
     features = known_features(config)
     others = [name for contender in looking for name in feature_names(contender)]
+    backbones = [name for name in others if isinstance(features.get(name), DeepFeature)]
     # Vocabularies are learned from train, and these predictions are of folds of their own.
     fixed = [n for n in others if isinstance(f := features.get(n), Feature) and not f.learns]
     if backbones or fixed:
         return tuple((backbones or fixed)[:1])
-    return HANDCRAFTED if others else ()
+    return HANDCRAFTED if looking else ()
 
 
 def run_suspects(job: Job) -> None:

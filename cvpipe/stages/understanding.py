@@ -18,9 +18,9 @@ from cvpipe.classifiers.table import CLASSIFIERS
 from cvpipe.config import Config
 from cvpipe.data.images import decode_rule, resize_image
 from cvpipe.data.threads import load_batches
-from cvpipe.features.table import KINDS, AnyFeature, Feature
+from cvpipe.features.table import KINDS, Feature
 from cvpipe.files import read_json, write_table
-from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.deep_features import DeepFeature
 from cvpipe.plots.distance import equal_distance_versions
 from cvpipe.plots.features import class_templates, hog_glyphs, tile_sheet
 from cvpipe.plots.neighbours import neighbour_strip
@@ -46,7 +46,7 @@ from cvpipe.stages.features import (
 )
 from cvpipe.stages.fingerprint import sample_ids
 from cvpipe.stages.job import Job
-from cvpipe.stages.recipes import classifier_of, feature_names, known_features
+from cvpipe.stages.recipes import SOFTMAX, AnyFeature, classifier_of, feature_names, known_features
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.stored_models import load_estimator
 
@@ -121,7 +121,7 @@ def neighbour_spaces(config: Config) -> list[str]:
         for name in feature_names(contender):
             feature = known.get(name)
             kind = feature.kind if isinstance(feature, Feature) else ""
-            spaces.setdefault("backbone" if name in BACKBONES else kind, name)
+            spaces.setdefault("backbone" if isinstance(feature, DeepFeature) else kind, name)
     return [spaces[kind] for kind in ("raw_pixels", "hog", "backbone") if kind in spaces]
 
 
@@ -395,7 +395,7 @@ def collect_searches(run: Run) -> list[Search]:
         # Along the axis runs the one of numbers of which most were tried.
         searched.sort(key=lambda name: (not is_numeric_dtype(table[name]), -table[name].nunique()))
         metric = "accuracy"
-        if CLASSIFIERS[classifier_of(contender)].scoring == "log_likelihood":
+        if CLASSIFIERS[classifier_of(contender) or SOFTMAX].scoring == "log_likelihood":
             metric, table = "log_loss", table.assign(mean=-table["mean"])
         settings = {name: chosen[name] for name in searched}
         num_folds = int(table["folds"].max())

@@ -37,7 +37,7 @@ from cvpipe.inference.unlike import (
     score_images,
     unit_rows,
 )
-from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.deep_features import DeepFeature
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import set_threads
 from cvpipe.models.heads import backbone_of, head_weights
@@ -56,7 +56,7 @@ from cvpipe.stages.features import ImageFiles, from_images
 from cvpipe.stages.halves import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.predict import calibrated
-from cvpipe.stages.recipes import classifier_of, feature_names, is_baseline
+from cvpipe.stages.recipes import classifier_of, feature_names, is_baseline, known_features
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.stored_models import load_estimator
 from cvpipe.stages.summary import aligned, with_interval
@@ -141,7 +141,8 @@ def fit_scores(job: Job, contender: Contender) -> None:
 def fit_parts(job: Job, contender: Contender) -> dict[str, Any]:
     """Collect the arrays that the scores of a contender need; see `score_images`."""
     names = feature_names(contender)
-    if not names or not set(names) <= set(BACKBONES):
+    known = known_features(job.config)
+    if not names or not all(isinstance(known[name], DeepFeature) for name in names):
         return {}
     describer = stored_describer(job.run, contender)
     train = features_of(job, describer, rows_of_split(job, "train"))
@@ -334,12 +335,11 @@ def score_files(
     run: Run, contender: Contender, folder: Path, image_ids: Sequence[str], watcher: Watcher
 ) -> dict[str, np.ndarray]:
     """Score image files that can be read."""
-    config = run.config()
     sha256s = [hash_file(folder / image_id) for image_id in image_ids]
     describer = stored_describer(run, contender)
     features = describer.describe(ImageFiles(folder, image_ids, sha256s), watcher)
     trim(cache_root(), max_bytes())
-    predict = load_predictor(run.part_path(contender.name), config.threads)
+    predict = load_predictor(run, contender)
     probabilities = calibrated(predict, load_calibration(run, contender.name))(features)
     with threadpool_limits(1):
         return score_images(load_parts(run, contender.name), probabilities, features)

@@ -16,7 +16,9 @@ from cvpipe.features.file_facts import describe_files
 from cvpipe.features.hog import HistogramOfOrientedGradients
 from cvpipe.features.table import FEATURES, KINDS, Feature, FeatureKind, FileFeature
 from cvpipe.files import read_json, write_json
-from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.backbones import BACKBONES, PRETRAINED, BackboneSpec, build_backbone
+from cvpipe.models.deep_features import DeepFeature
+from cvpipe.models.features import build_embed
 from cvpipe.runs import Run
 from cvpipe.stages import features as stage
 from cvpipe.stages.features import (
@@ -99,7 +101,8 @@ def read_and_resize(path):
 
 
 def setup_with(rule=DEFAULT_RULE, threads=2):
-    return Setup(FEATURES, rule, threads, seed=0)
+    features = {**FEATURES, **{name: DeepFeature(BackboneSpec(name)) for name in PRETRAINED}}
+    return Setup(features, rule, threads, seed=0)
 
 
 def describe(names, images, rule=DEFAULT_RULE, threads=2, watcher=None):
@@ -240,7 +243,7 @@ def test_hog_is_described_without_an_image(monkeypatch):
 
 
 def test_backbone_is_described_without_loading_it(monkeypatch):
-    monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
+    monkeypatch.setattr(stage, "load_deep", lambda *_: pytest.fail("the network is loaded"))
     descriptor = build_descriptor("efficientnet_lite0", setup_with(DecodeRule("crop"), 3))
     backbone = BACKBONES["efficientnet_lite0"]
     assert descriptor.row_size == backbone.num_features
@@ -252,6 +255,7 @@ def test_backbone_is_described_without_loading_it(monkeypatch):
     assert descriptor.space["threads"] == 3
     assert descriptor.space["batch_size"] == stage.BATCH_SIZE
     assert descriptor.space["runtime"].startswith("tensorflow ")
+    assert descriptor.space["precision"] == "float32"
 
 
 @pytest.mark.parametrize("name", [n for n, f in FEATURES.items() if not f.learns])
@@ -345,7 +349,8 @@ def test_a_backbone_among_the_features(images, tiny_network):
     turned = describe("efficientnet_lite0 hog", images)
     np.testing.assert_array_equal(turned, np.hstack([deep, hog]))
     # The network that is a contender and the one among features share their rows.
-    assert tiny_network == [("efficientnet_lite0", 2)]
+    feature = DeepFeature(BackboneSpec("efficientnet_lite0"))
+    assert tiny_network == [(feature, 2, "tensorflow", "float32")]
 
 
 def test_paths_are_loaded_in_order_and_in_batches(images, monkeypatch):
@@ -385,9 +390,7 @@ def store_contender(path, images, *features, rule=DEFAULT_RULE):
     run = Run(path)
     write_json(run.config_path, config.model_dump(mode="json"))
     write_json(run.classes_path, ["0", "NA"])
-    describer = learn_describer(
-        config.contender[0], setup_of(config), ImageFiles(*images), Nobody()
-    )
+    describer = learn_describer(features, setup_of(config), ImageFiles(*images), Nobody())
     store_describer(run.part_path("c"), describer, setup_of(config))
     rows = describer.describe(ImageFiles(*images), Nobody())
     targets = np.arange(len(rows)) % 2
@@ -466,8 +469,8 @@ def test_network_is_run_once(images, monkeypatch):
     root, image_ids, _ = images
     size = BACKBONES["efficientnet_lite0"].image_size
     prepared = np.stack([resize_image(read_image(root / n), size, "stretch") for n in image_ids])
-    direct = stage.build_embed(stage.build_backbone("efficientnet_lite0"))(prepared)
+    direct = build_embed(build_backbone("efficientnet_lite0"))(prepared)
     np.testing.assert_array_equal(rows, direct)
-    monkeypatch.setattr(stage, "build_backbone", lambda _: pytest.fail("the network is loaded"))
+    monkeypatch.setattr(stage, "load_embed", lambda *_: pytest.fail("the network is loaded"))
     monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read again"))
     np.testing.assert_array_equal(describe("efficientnet_lite0", images), rows)

@@ -32,7 +32,7 @@ from cvpipe.stages.features import (
 )
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import load
-from cvpipe.stages.recipes import known_features
+from cvpipe.stages.recipes import known_features, names_to_learn
 from cvpipe.stages.stored_models import store_estimator
 from cvpipe.stages.suspects import HANDCRAFTED, source_of
 from tests.conftest import run_cvpipe
@@ -76,7 +76,8 @@ def files(tmp_path):
 
 
 def learn(config, files):
-    return learn_describer(config.contender[0], setup_of(config), files, Nobody())
+    names = names_to_learn(config.contender[0])
+    return learn_describer(names, setup_of(config), files, Nobody())
 
 
 def part_of(files, rows):
@@ -161,7 +162,7 @@ def test_stored_and_loaded(files, tmp_path):
     describer = learn(config, files)
     store_describer(part, describer, setup_of(config))
     assert sorted(p.name for p in part.iterdir()) == ["features.json", "model.words.skops"]
-    loaded = load_describer(config.contender[0], setup_of(config), part)
+    loaded = load_describer(("glance", "words"), setup_of(config), part)
     expected = describer.describe(files, Nobody())
     np.testing.assert_array_equal(loaded.prepare()(files.paths), expected)
     np.testing.assert_array_equal(loaded.describe(files, Nobody()), expected)
@@ -171,16 +172,16 @@ def test_stored_and_loaded(files, tmp_path):
 
 def test_a_model_of_other_features_is_refused(files, tmp_path, monkeypatch):
     config, part = config_of("hog"), tmp_path / "part"
-    contender, setup = config.contender[0], setup_of(config)
+    setup = setup_of(config)
     store_describer(part, learn(config, files), setup)
-    assert load_describer(contender, setup, part).descriptors[0].name == "hog"
+    assert load_describer(["hog"], setup, part).descriptors[0].name == "hog"
     monkeypatch.setitem(KINDS, "hog", dataclasses.replace(KINDS["hog"], version=2))
     with pytest.raises(InputError, match="as another version of cvpipe computes them"):
-        load_describer(contender, setup, part)
+        load_describer(["hog"], setup, part)
     monkeypatch.undo()
     (part / "features.json").unlink()
     with pytest.raises(InputError, match="make its run anew with --again"):
-        load_describer(contender, setup, part)
+        load_describer(["hog"], setup, part)
 
 
 def test_what_is_no_such_feature_is_refused(files, tmp_path):
@@ -192,7 +193,7 @@ def test_what_is_no_such_feature_is_refused(files, tmp_path):
         store_estimator(part / "model.words.skops", wrong)
         message = f"holds a {type(wrong).__name__} with other settings than k-means features"
         with pytest.raises(InputError, match=message):
-            load_describer(config.contender[0], setup, part)
+            load_describer(["words"], setup, part)
 
 
 def test_no_feature_outweighs_another_by_its_scale(files):
@@ -339,7 +340,9 @@ def test_the_report_names_the_feature(run):
 def test_a_poisoned_val_or_test_row_leaves_every_fitted_byte_equal(run, photos, tmp_path):
     """The files of val and test are spoilt on disk before anything is fitted."""
     manifest = run.manifest()
-    train = manifest[manifest["split"] == "train"].reset_index(drop=True)
+    train, val = (
+        manifest[manifest["split"] == split].reset_index(drop=True) for split in ("train", "val")
+    )
     stored = {}
     for poisoned in (False, True):
         root = tmp_path / f"root-{poisoned}"
@@ -352,7 +355,7 @@ def test_a_poisoned_val_or_test_row_leaves_every_fitted_byte_equal(run, photos, 
         write_json(job.run.config_path, run.config().model_dump(mode="json"))
         write_json(job.run.classes_path, run.class_names())
         contender = job.config.contender[0]
-        fit_contender(job, contender, train)
+        fit_contender(job, contender, train, val)
         describer = stored_describer(job.run, contender)
         predict_split(job, contender, train, "train")
         part = job.run.part_path(contender.name)

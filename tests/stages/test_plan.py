@@ -10,7 +10,7 @@ from cvpipe.classifiers.table import CLASSIFIERS
 from cvpipe.config import PRESETS, SplitSection, preset_config, validate_config
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES
-from cvpipe.models.backbones import BACKBONES
+from cvpipe.models.backbones import BACKBONES, PRETRAINED
 from cvpipe.stages.plan import check_names, estimate_seconds, in_words, make_plan
 
 PIPELINE = """
@@ -41,8 +41,11 @@ def message_of(target, *arguments, **options):
     return str(caught.value)
 
 
+RAW = {"name": "a", "data": {"root": "x"}}
+
+
 def config_of(*contenders):
-    return validate_config({"name": "a", "data": {"root": "x"}, "contender": list(contenders)})
+    return validate_config({**RAW, "contender": list(contenders)})
 
 
 HOG = {"name": "hog_svm", "features": ["hog"], "classifier": "linear_svm"}
@@ -191,8 +194,8 @@ def test_unknown_preset(target):
     ("contender", "message"),
     [
         (
-            {**PROBE, "backbone": "efficientnet_lite1"},
-            "unknown backbone 'efficientnet_lite1'; did you mean 'efficientnet_lite0'?",
+            {**PROBE, "backbone": "efficientnet_lit0"},
+            "unknown backbone 'efficientnet_lit0'; did you mean 'efficientnet_lite0'?",
         ),
         (
             {**HOG, "classifier": "linear_svn"},
@@ -202,11 +205,11 @@ def test_unknown_preset(target):
         (
             {**HOG, "features": []},
             "contender 'hog_svm' has the classifier 'linear_svm' but no features; choose some of "
-            f"{sorted((*FEATURES, *BACKBONES))}.",
+            f"{sorted((*FEATURES, *PRETRAINED))}.",
         ),
         (
-            {**HOG, "features": ["efficientnet_lite1"]},
-            "unknown feature 'efficientnet_lite1'; did you mean 'efficientnet_lite0'?",
+            {**HOG, "features": ["efficientnet_lit0"]},
+            "unknown feature 'efficientnet_lit0'; did you mean 'efficientnet_lite0'?",
         ),
         # A network has features of its own, but a feature is no network.
         (
@@ -229,10 +232,14 @@ def test_names_are_checked_for_every_kind_of_target():
     assert "unknown classifier 'majorty'" in message_of("größe eins", settings)
 
 
+WITH_WEIGHTS = [name for name in PRETRAINED if BACKBONES[name].weights]
+
+
 def test_known_names():
+    names = [*FEATURES, *WITH_WEIGHTS]
     of_features = [
         {"name": f"c{number}", "features": [name], "classifier": classifier}
-        for number, (name, classifier) in enumerate(product([*FEATURES, *BACKBONES], CLASSIFIERS))
+        for number, (name, classifier) in enumerate(product(names, CLASSIFIERS))
         if (name != "file_facts" or CLASSIFIERS[classifier].any_scale)
         and not (name in ("tiny_images", "fisher_vectors") and CLASSIFIERS[classifier].non_negative)
     ]
@@ -240,9 +247,135 @@ def test_known_names():
     assert check_names(config) is config
 
 
+@pytest.mark.parametrize("name", [name for name in PRETRAINED if name not in WITH_WEIGHTS])
+def test_a_backbone_without_weights_at_hand_is_told_where_they_are(name):
+    words = f"no package holds weights of '{name}'; choose weights = 'keras'"
+    for contender in ({**PROBE, "backbone": name}, {**HOG, "features": ["hog", name]}):
+        with pytest.raises(InputError, match=words):
+            check_names(config_of(contender))
+    deep = {"name": "deep", "kind": name, "settings": {"weights": "keras"}}
+    contenders = [{**PROBE, "backbone": name, "weights": "keras"}, {**HOG, "features": ["deep"]}]
+    check_names(validate_config({**RAW, "feature": [deep], "contender": contenders}))
+
+
 def test_features_and_backbones_share_no_name():
     # Both may stand in the list `features` of a contender.
     assert not FEATURES.keys() & BACKBONES.keys()
+
+
+TUNED = {"name": "tuned", "backbone": "efficientnet_lite0", "recipe": "fine_tune"}
+SCRATCH = {"name": "small", "backbone": "cifar_resnet", "recipe": "from_scratch"}
+FLIPS = {"horizontal_flip": 0.5}
+
+
+@pytest.mark.parametrize("augment", [{}, FLIPS])
+@pytest.mark.parametrize(
+    "contender",
+    [
+        {**PROBE, "layers": ["block_08", "features"], "image_size": [32, 40]},
+        *({**TUNED, "freeze": freeze} for freeze in ("none", "middle", "last_block", "block_08")),
+        {**SCRATCH, "image_size": [8, 8]},
+        {**SCRATCH, "training": {"epochs": 2, "warmup_epochs": 1.9}},
+        {**SCRATCH, "training": {"epochs": 4, "cycles": 2, "schedule": "cyclic"}},
+    ],
+)
+def test_networks_that_can_be_trained(contender, augment):
+    config = validate_config({**RAW, "contender": [contender], "augment": augment})
+    assert check_names(config) is config
+
+
+@pytest.mark.parametrize(
+    ("contender", "augment", "message"),
+    [
+        (
+            {**PROBE, "image_size": [31, 64]},
+            {},
+            "images of 31x64 pixels are too small for 'efficientnet_lite0'; choose sides of at "
+            "least 32 pixels, usual are 224x224.",
+        ),
+        (
+            {**PROBE, "layers": ["block_8"]},
+            {},
+            "unknown freeze point 'block_8'; did you mean 'block_08'?",
+        ),
+        (
+            {**TUNED, "freeze": "midle"},
+            {},
+            "unknown freeze point 'midle'; did you mean 'middle'?",
+        ),
+        (
+            {**PROBE, "backbone": "cifar_resnet"},
+            {},
+            "'cifar_resnet' has no pretrained weights, so there is nothing to transfer; train it "
+            f"with recipe = 'from_scratch', or choose one of {list(PRETRAINED)}.",
+        ),
+        (
+            {**TUNED, "views": 3},
+            {},
+            "contender 'tuned' has 3 views of each image, but [augment] changes nothing, so they "
+            "would all be equal; choose an augment.preset, or views = 1.",
+        ),
+        (
+            {**TUNED, "views": 3, "freeze": "none"},
+            FLIPS,
+            "contender 'tuned' sees new views of its images in every epoch, so views = 3 has no "
+            "effect; leave it out, or freeze a part of the network.",
+        ),
+        *(
+            (
+                {**contender, "views": 2},
+                {**FLIPS, blend: 0.2},
+                f"contender {contender['name']!r} reads views one by one, so [augment] cannot "
+                "blend images for it (mixup, cutmix); leave them out, or fine-tune with freeze = "
+                "'none'.",
+            )
+            for contender, blend in product([PROBE, TUNED], ["mixup", "cutmix"])
+        ),
+        *(
+            (
+                {**contender, "image_size": [64, 32]},
+                {"quarter_turns": True},
+                "augment.quarter_turns needs images as high as wide, but those of contender "
+                f"{contender['name']!r} are 64x32; choose a square image_size.",
+            )
+            for contender in ({**PROBE, "views": 2}, {**TUNED, "freeze": "none"}, SCRATCH)
+        ),
+        (
+            {**TUNED, "training": {"epochs": 3, "warmup_epochs": 3.0}},
+            {},
+            "contender 'tuned' warms up over 3 of 3 epochs; choose fewer training.warmup_epochs, "
+            "or more training.epochs.",
+        ),
+        (
+            {**SCRATCH, "training": {"epochs": 4, "cycles": 4, "schedule": "cyclic"}},
+            {},
+            "contender 'small' warms up over 1 of 1 epochs; choose fewer training.warmup_epochs, "
+            "or more training.epochs.",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_built_or_trained_as_described(contender, augment, message):
+    config = validate_config({**RAW, "contender": [MAJORITY, contender], "augment": augment})
+    with pytest.raises(InputError) as caught:
+        check_names(config)
+    assert str(caught.value) == message
+
+
+def test_blending_and_turns_hinder_only_those_who_read_views():
+    blended = {**RAW, "augment": {**FLIPS, "mixup": 0.2}}
+    for contender in (HOG, PROBE, {**TUNED, "freeze": "none"}, SCRATCH):
+        check_names(validate_config({**blended, "contender": [contender]}))
+    turned = {**RAW, "augment": {"quarter_turns": True}}
+    for contender in (HOG, {**PROBE, "image_size": [64, 32]}, TUNED, SCRATCH):
+        check_names(validate_config({**turned, "contender": [contender]}))
+
+
+def test_an_unknown_runtime_is_named_before_anything_is_run():
+    raw = {**RAW, "contender": [MAJORITY]}
+    with pytest.raises(InputError, match=r"^unknown runtime 'tensorflo'; did you mean 'ten"):
+        check_names(validate_config({**raw, "runtime": "tensorflo"}))
+    with pytest.raises(InputError, match=r"^the runtime 'tensorflow' does not compute in bfloat16"):
+        check_names(validate_config({**raw, "precision": "bfloat16"}))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -301,6 +434,19 @@ def test_estimate_counts_every_contender_and_feature():
     assert costs(HOG, {**HOG, "name": "again"}) == 0.002 + 2 * svm
     reads_the_network = {"features": ["efficientnet_lite0"], "classifier": "softmax"}
     assert costs(PROBE, {"name": "too", **reads_the_network}) == 0.018 + 2 * softmax
+
+
+def test_estimate_counts_the_training_of_networks():
+    def per_image(**values):
+        config = config_of(MAJORITY, {**TUNED, **values})
+        return estimate_seconds(config, 1001) - estimate_seconds(config, 1000)
+
+    usual, twice = per_image(), per_image(training={"epochs": 60})
+    assert usual < twice < 2 * usual  # the frozen part is run once
+    assert per_image(freeze="last_block") < usual < per_image(freeze="none")
+    assert per_image(image_size=[112, 112]) < usual < per_image(views=2)
+    scratch = config_of({**SCRATCH, "image_size": [64, 64]}), config_of(SCRATCH)
+    assert estimate_seconds(scratch[0], 1000) > estimate_seconds(scratch[1], 1000)
 
 
 def test_estimate_counts_the_folds_and_the_careless_split():

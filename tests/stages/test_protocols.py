@@ -187,9 +187,10 @@ def test_fits_of_a_fold_never_see_it(folded, monkeypatch, tmp_path):
     seen = []
     fit_rows = contenders.fit_rows
 
-    def spy(job, contender, rows):
+    def spy(job, contender, rows, **options):
         seen.append((contender.name, set(rows["group"])))
-        return fit_rows(job, contender, rows)
+        assert options.keys() == {"checkpoint"}  # and no other rows
+        return fit_rows(job, contender, rows, **options)
 
     monkeypatch.setattr(protocols, "fit_rows", spy)
     job = make_job(folded, tmp_path)
@@ -219,11 +220,11 @@ def test_an_interrupted_k_fold_goes_on_with_the_fold_it_had_reached(folded, tmp_
     calls = []
     fit_rows = contenders.fit_rows
 
-    def interrupted(job, contender, rows):
+    def interrupted(job, contender, rows, **options):
         calls.append(contender.name)
         if len(calls) == 8:  # in the second fold of the third contender
             raise KeyboardInterrupt
-        return fit_rows(job, contender, rows)
+        return fit_rows(job, contender, rows, **options)
 
     monkeypatch.setattr(protocols, "fit_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -345,11 +346,11 @@ def test_repeats_of_the_folds(repeated, folded, monkeypatch):
     calls = []
     fit_rows = contenders.fit_rows
 
-    def interrupted(job, contender, rows):
+    def interrupted(job, contender, rows, **options):
         calls.append((contender.name, set(rows["group"])))
         if len(calls) == 14:  # in the first fold of the second repeat
             raise KeyboardInterrupt
-        return fit_rows(job, contender, rows)
+        return fit_rows(job, contender, rows, **options)
 
     monkeypatch.setattr(protocols, "fit_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):

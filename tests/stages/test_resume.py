@@ -112,6 +112,7 @@ def test_poisoned_val_and_test_rows_change_nothing_that_is_fitted(
     contender = config.contender[contender_index]
     assert isinstance(contender, ClassicContender)
     train_ids = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.jpg"))
+    val_ids = sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.png"))
     fitted = []
     for poisoned in (False, True):
         root = tmp_path / f"root-{poisoned}"
@@ -123,8 +124,10 @@ def test_poisoned_val_and_test_rows_change_nothing_that_is_fitted(
         write_json(job.run.config_path, config.model_dump(mode="json"))
         write_json(job.run.classes_path, ["0", "NA", "poppy"])
         train = frames.read_text_table(_table(tmp_path, train_ids, root))
-        fit_contender(job, contender, train)
-        predict = load_predictor(job.run.part_path(contender.name), 1)
+        # Only the training of a network is told of val, to be stopped by it.
+        stopping = frames.read_text_table(_table(tmp_path, val_ids, root))
+        fit_contender(job, contender, train, stopping)
+        predict = load_predictor(job.run, contender)
         describer = stored_describer(job.run, contender)
         features = describer.describe(files_of(root, train), Nobody())
         fit = read_json(job.run.part_path(contender.name) / "fit.json")

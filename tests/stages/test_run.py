@@ -18,6 +18,7 @@ from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS
 from cvpipe.evaluation.metrics import accuracy
 from cvpipe.files import write_json, write_table
 from cvpipe.runs import Run, open_run, read_ledger
+from cvpipe.stages.halves import rows_for_stopping
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.risks import find_warnings
 from tests.conftest import CLASS_PHOTOS, IMAGES_PER_CLASS, run_cvpipe
@@ -291,7 +292,9 @@ def test_the_stage_hands_only_train_rows_to_fit(run, photos, tmp_path, monkeypat
     """The manifest's train rows are all that any contender's fit ever receives."""
     seen = []
     stages = importlib.import_module("cvpipe.stages.run")
-    monkeypatch.setattr(stages, "fit_contender", lambda job, contender, rows: seen.append(rows))
+    monkeypatch.setattr(
+        stages, "fit_contender", lambda job, contender, *rows: seen.append((contender, *rows))
+    )
     monkeypatch.setattr(stages, "predict_split", lambda *_: None)
     later = ("fit_unlike", "run_evaluation", "run_learning_curve", "measure_unlike")
     for name in (*later, "run_suspects", "run_export", "run_report"):
@@ -304,7 +307,12 @@ def test_the_stage_hands_only_train_rows_to_fit(run, photos, tmp_path, monkeypat
     assert len(seen) == 4
     manifest = run.manifest()
     train = manifest.loc[manifest["split"] == "train", "image_id"].tolist()
-    assert all(rows["image_id"].tolist() == train for rows in seen)
+    assert all(rows["image_id"].tolist() == train for _, rows, _ in seen)
+    # By half A of val, or what takes its place, the training of a network is stopped.
+    val = manifest[manifest["split"] == "val"]
+    stopping = val.loc[rows_for_stopping(val), "image_id"].tolist()
+    assert all(rows["image_id"].tolist() == stopping for _, _, rows in seen)
+    assert [contender for contender, _, _ in seen] == list(run.config().contender)
     assert any(isinstance(c, NetworkContender) for c in run.config().contender)
 
 
