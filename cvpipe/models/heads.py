@@ -39,13 +39,13 @@ def attach_linear_head(
 
 
 def initial_head(num_features: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a linear head whose guesses are all but equal: normal weights of 0.01.
+    """Draw a linear head whose guesses are all but equal: normal weights of 0.001.
 
     Returns:
         As `head_weights`; the vector is zero.
     """
     rng = np.random.default_rng([seed, num_features, num_classes])
-    kernel = rng.normal(0.0, 0.01, (num_features, num_classes)).astype(np.float32)
+    kernel = rng.normal(0.0, 0.001, (num_features, num_classes)).astype(np.float32)
     return kernel, np.zeros(num_classes, dtype=np.float32)
 
 
