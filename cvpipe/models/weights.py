@@ -6,6 +6,7 @@ can execute: the checkpoint is read without PyTorch by an unpickler that knows t
 names. A missing or changed file is an error; there is no fallback to random weights.
 """
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -118,7 +119,16 @@ def resolve_weights(given: str, sha256: str) -> Path:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits.
+
+    A file that was not written to since is not read again.
+    """
+    facts = path.stat()
+    return _sha256(path, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 (tell of changes)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
