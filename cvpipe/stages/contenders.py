@@ -197,9 +197,12 @@ def measuring_setup(config: Config, contender: Contender) -> Setup:
     that its head was fitted on. Every other contender reads what it was fitted on.
     """
     setup = setup_of(config)
-    if isinstance(contender, NetworkContender):
-        return replace(setup, runtime=TENSORFLOW, precision="float32")
-    return setup
+    return by_tensorflow(setup) if isinstance(contender, NetworkContender) else setup
+
+
+def by_tensorflow(setup: Setup) -> Setup:
+    """Let TensorFlow compute what another runtime may compute for fitting."""
+    return replace(setup, runtime=TENSORFLOW, precision="float32")
 
 
 def measuring_describer(job: Job, contender: Contender, describer: Describer) -> Describer:
@@ -219,7 +222,7 @@ def trained_fit(job: Job, trained: TrainedNetwork) -> Fit:
         search=head.search if head else pd.DataFrame(columns=SCORE_COLUMNS),
         warnings=[*(head.warnings if head else []), *failed],
     )
-    setup = replace(setup_of(job.config), runtime=TENSORFLOW, precision="float32")
+    setup = by_tensorflow(setup_of(job.config))
     return Fit(network_describer(trained.model, setup), as_they_are, fitted, trained)
 
 
