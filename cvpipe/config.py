@@ -350,6 +350,9 @@ class TrainingSection(Section):
         early_stopping: Keep the epoch that is best on half A of val; of a fold's images, one in
             seven is set aside for that. Otherwise the last epoch is kept, no image is set aside,
             and val is only looked at for the history.
+        mixed_precision: Compute in half precision where that is harmless, which graphics
+            processors do faster, and other ones slower. What is stored is `float32`, and so is
+            `rate_test`.
         rate_test: Before training, raise the learning rate step by step until the loss explodes;
             the report shows the curve and suggests a rate. Nothing is trained by it.
         patience: With early stopping, training ends when so many epochs in a row bring nothing.
@@ -372,6 +375,7 @@ class TrainingSection(Section):
     logit_adjustment: float = Field(default=0.0, ge=0.0, le=4.0)
     sampling: Literal["shuffled", "balanced"] = "shuffled"
     early_stopping: bool = True
+    mixed_precision: bool = False
     rate_test: bool = False
     patience: int = Field(default=10, ge=1, le=10_000)
 

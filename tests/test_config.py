@@ -221,6 +221,7 @@ OTHER_VALUES = {
     "contender.2.training.logit_adjustment": 0.5,
     "contender.2.training.sampling": "balanced",
     "contender.2.training.patience": 6,
+    "contender.2.training.mixed_precision": True,
     "contender.2.training.rate_test": False,
     "evaluate.select_by": "accuracy",
     "evaluate.resamples": 201,
@@ -402,6 +403,7 @@ def test_defaults_of_a_network(recipe):
             **{"momentum": 0.9, "weight_decay": 1e-4, "dropout": 0.2, "label_smoothing": 0.0},
             **{"loss": "cross_entropy", "focal_gamma": 2.0, "logit_adjustment": 0.0},
             **{"sampling": "shuffled", "patience": 10, "early_stopping": True, "rate_test": False},
+            "mixed_precision": False,
         },
     }
 

@@ -66,6 +66,11 @@ def list_devices() -> list[str]:
     return [device.name.removeprefix("/physical_device:") for device in devices]
 
 
+def has_gpu() -> bool:
+    """Tell whether TensorFlow computes on a graphics processor."""
+    return any(device.startswith("GPU") for device in list_devices())
+
+
 def set_threads(num_threads: int) -> None:
     """Fix how many threads TensorFlow computes with.
 

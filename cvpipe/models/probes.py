@@ -16,6 +16,7 @@ import numpy as np
 
 from cvpipe.errors import InputError
 from cvpipe.models.framework import import_keras, import_tensorflow
+from cvpipe.models.twins import twin_of
 
 if TYPE_CHECKING:
     import keras
@@ -183,7 +184,7 @@ def gradient_error(
     _check_batch(model, inputs, targets)
     _check_trainable(model)
     tensorflow = import_tensorflow()
-    double = _copy_in_float64(model)
+    double = twin_of(model, lambda _: "float64")
     variables = double.trainable_variables
 
     @tensorflow.function
@@ -381,24 +382,6 @@ def _batches(inputs: np.ndarray, size: int = BATCH_SIZE) -> Iterator[np.ndarray]
 
 def _accuracy(logits: "np.ndarray | tf.Tensor", targets: np.ndarray) -> float:
     return float(np.mean(np.argmax(logits, axis=1) == targets))
-
-
-def _copy_in_float64(model: "keras.Model") -> "keras.Model":
-    keras = import_keras()
-
-    def in_float64(layer: Any) -> Any:
-        # A plain operation, as `x * 2`, computes in the type of its arguments.
-        dtype = {"dtype": "float64"} if isinstance(layer, keras.Layer) else {}
-        return layer.__class__.from_config({**layer.get_config(), **dtype})
-
-    copy = keras.models.clone_model(model, clone_function=in_float64, recursive=True)
-    for variable, original in zip(copy.variables, model.variables, strict=True):
-        variable.assign(original.numpy())
-        variable.trainable = original.trainable
-    for layer in copy._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it computes with copies of its variables
-    return copy
 
 
 def _one_sided_differences(

@@ -20,7 +20,9 @@ from cvpipe.config import TrainingSection
 from cvpipe.errors import InputError
 from cvpipe.files import atomic_path
 from cvpipe.models.checks import ABORT_WINDOW, must_abort
+from cvpipe.models.fast_steps import fast_twin
 from cvpipe.models.framework import import_keras, import_tensorflow
+from cvpipe.models.mixed_precision import LossScale, half_precision_twin
 from cvpipe.models.probes import is_kernel, kernels_of, restored, update_ratios
 from cvpipe.models.rate_range import diverged, rates_to_try
 from cvpipe.models.schedules import (
@@ -30,6 +32,7 @@ from cvpipe.models.schedules import (
     snapshot_epochs,
     stops_early,
 )
+from cvpipe.models.twins import copy_variables
 
 if TYPE_CHECKING:
     import keras
@@ -60,6 +63,10 @@ class Group(NamedTuple):
 
     layers: Sequence["keras.Layer"]
     factor: float
+
+    def in_network(self, network: "keras.Model") -> "Group":
+        """Find the layers of the same names in a twin of their network."""
+        return Group([network.get_layer(layer.name) for layer in self.layers], self.factor)
 
 
 class EpochFacts(NamedTuple):
@@ -148,20 +155,27 @@ def train(
     Raises:
         DivergedError: The loss is not finite, or far above where it started.
     """
+    learner, scale = network, None
+    if settings.mixed_precision:
+        learner, scale = half_precision_twin(network), LossScale()
+        groups = [group.in_network(learner) for group in groups]
     optimizers = [build_optimizer(settings, group) for group in groups]
-    step = compile_step(network, groups, optimizers, loss)
+    step = compile_step(learner, groups, optimizers, loss, scale)
     wanted = last_epoch or settings.epochs
     key = json.dumps([fingerprint, wanted, settings.model_dump(mode="json")], sort_keys=True)
     variables = [*network.variables, *(v for o in optimizers for v in o.variables)]
+    variables += scale.variables if scale else []
     state = State()
     if checkpoint:
         state = _restore(checkpoint, key, variables, len(network.variables)) or state
+    copy_variables(network, learner)
     stopping = validate is not None and settings.early_stopping
     cycle_ends = snapshot_epochs(settings.epochs, settings.cycles)
     for number in range(len(state.history), wanted):
         if stopping and stops_early([row.val_loss for row in state.history], settings.patience):
             break
-        row = _run_epoch(network, groups, optimizers, step, feed, settings, number, state)
+        row = _run_epoch(learner, groups, optimizers, step, feed, settings, number, state)
+        copy_variables(learner, network)
         if validate:
             val_loss, val_accuracy = validate()
             row = row._replace(val_loss=val_loss, val_accuracy=val_accuracy)
@@ -269,12 +283,38 @@ def variables_of(group: Group) -> list[Any]:
 
 
 def compile_step(
-    network: "keras.Model", groups: Sequence[Group], optimizers: Sequence[Any], loss: Loss
+    network: "keras.Model",
+    groups: Sequence[Group],
+    optimizers: Sequence[Any],
+    loss: Loss,
+    scale: LossScale | None = None,
 ) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """Compile one step: forward, backward, update; it returns the loss and the hits."""
+    """Compile one step: forward, backward, update.
+
+    On processors it goes through `cvpipe.models.fast_steps`, and the layers of the network remember
+    that they were called there.
+
+    Args:
+        network: From inputs to logits.
+        groups: Its layers that learn.
+        optimizers: One for each group.
+        loss: Mean loss of a batch, of targets and logits.
+        scale: Of the loss, where the network computes in half precision.
+
+    Returns:
+        Function from inputs and targets to the loss and the number of hits. The loss is NaN when
+        the scale has failed.
+    """
     tensorflow, keras = import_tensorflow(), import_keras()
     per_group = [variables_of(group) for group in groups]
     trained = [variable for variables in per_group for variable in variables]
+    forward = network if scale else fast_twin(network)
+
+    def update(gradients: list[Any]) -> None:
+        start = 0
+        for optimizer, variables in zip(optimizers, per_group, strict=True):
+            optimizer.apply(gradients[start : start + len(variables)], variables)
+            start += len(variables)
 
     # XLA is off on purpose: on CPUs it runs depthwise convolutions many times slower.
     @tensorflow.function(jit_compile=False, reduce_retracing=True)
@@ -282,13 +322,15 @@ def compile_step(
         with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in trained])
             # Cached activations are stored in half precision.
-            logits = network(keras.ops.cast(inputs, network.inputs[0].dtype), training=True)
+            logits = forward(keras.ops.cast(inputs, network.inputs[0].dtype), training=True)
             value = loss(targets, logits)
-        gradients = tape.gradient(value, [variable.value for variable in trained])
-        start = 0
-        for optimizer, variables in zip(optimizers, per_group, strict=True):
-            optimizer.apply(gradients[start : start + len(variables)], variables)
-            start += len(variables)
+            scaled = scale.scaled(value) if scale else value
+        gradients = tape.gradient(scaled, [variable.value for variable in trained])
+        if scale:
+            scale.apply(gradients, update)
+            value = tensorflow.where(scale.scale < 1, float("nan"), value)
+        else:
+            update(gradients)
         true = keras.ops.argmax(targets, axis=-1) if len(targets.shape) > 1 else targets
         hits = keras.ops.cast(keras.ops.argmax(logits, axis=-1), "int32") == keras.ops.cast(
             true, "int32"
@@ -311,6 +353,7 @@ def _run_epoch(
     """Train one epoch; the validation figures are left open."""
     steps, drop = feed.steps_per_epoch, plateau_drop(settings, state.history)
     losses, hits, num_images, rate = [], 0.0, 0, 0.0
+    ratios: dict[str, float] = {}
     for index, (inputs, targets) in enumerate(feed.epoch(number)):
         end = number + (index + 1) / steps
         factor = rate_factor(
@@ -319,7 +362,8 @@ def _run_epoch(
         rate = settings.learning_rate * drop * factor
         for optimizer, group in zip(optimizers, groups, strict=True):
             optimizer.learning_rate.assign(rate * group.factor)
-        measured = index == steps // 2  # not the last step, whose rate can be zero
+        # Not the last step, whose rate can be zero; and another one where this is left out.
+        measured = index >= steps // 2 and not any(ratios.values())
         before = kernels_of(network) if measured else {}
         value, hit = step(inputs, targets)
         if measured:
@@ -366,9 +410,11 @@ def check_step(losses: Sequence[float], settings: TrainingSection, num_classes: 
     first = max(float(np.mean(losses[:ABORT_WINDOW])), math.log(num_classes))
     reason = must_abort(losses[-ABORT_WINDOW:], first)
     if reason:
+        remedy = ", or leave out training.mixed_precision" if settings.mixed_precision else ""
         raise DivergedError(
             f"training was stopped at step {len(losses)}: {reason}; lower training.learning_rate, "
-            f"which is {settings.learning_rate:g}, for example to {settings.learning_rate / 10:g}."
+            f"which is {settings.learning_rate:g}, for example to {settings.learning_rate / 10:g}"
+            f"{remedy}."
         )
 
 

@@ -36,7 +36,7 @@ from cvpipe.models.backbones import (
 )
 from cvpipe.models.checks import Check, as_dicts
 from cvpipe.models.features import BATCH_SIZE, build_embed, build_frozen_embed
-from cvpipe.models.framework import set_threads
+from cvpipe.models.framework import has_gpu, set_threads
 from cvpipe.models.heads import attach_linear_head, head_weights, initial_head
 from cvpipe.models.losses import balanced_order, balanced_weights, build_loss, log_priors
 from cvpipe.models.self_checks import check_after, check_before
@@ -170,18 +170,8 @@ def fit_network(
     targets = frames.targets_of(rows["label"], class_names)
     files = files_of(job.root, rows)
     maker = make_views(job, spec, files)
-    if head:
-        kernel, bias = linear_head(head.estimator, len(class_names))
-        if settings.logit_adjustment:  # which is added in training, and was not in this fit
-            bias = bias - log_priors(targets, len(class_names), settings.logit_adjustment)
-        backbone = build_backbone(spec)
-    else:
-        facts = {} if BACKBONES[spec.name].preprocessing else pixel_facts(maker, files)
-        backbone = build_backbone(spec, seed=seed, statistics=facts)
-        kernel, bias = initial_head(backbone.output_shape[-1], len(class_names), seed)
-    model = attach_trainable_head(
-        backbone, kernel, bias, dropout=settings.dropout, seed=seed % 2**31
-    )
+    backbone, model = initial_network(job, contender, maker, files, targets, head)
+    initial = head_weights(model)
     point = freeze_point(spec, contender.freeze) if contender.recipe == "fine_tune" else ""
     prepare = Preparation(job, contender, spec, maker, model, point)
     feed = prepare.feed(files, targets)
@@ -201,6 +191,11 @@ def fit_network(
         sample = np.stack([inputs[n] for n in range(len(positions))]), targets[positions]
         found = check_before(network, groups, settings, *sample, seed, head is not None)
         checks += [("before", check) for check in found]
+    if checked and settings.mixed_precision and not has_gpu():
+        job.watcher.say(
+            f"  {contender.name} has training.mixed_precision, which makes training slower without "
+            "a graphics processor; leave it out on this machine"
+        )
     rates = None
     if checked and settings.rate_test:
         rates = try_rates(network, groups, loss, feed, settings)
@@ -213,7 +208,7 @@ def fit_network(
         validate=validate,
         last_epoch=last_epoch,
         checkpoint=checkpoint,
-        fingerprint=fingerprint_of(job, contender, maker, rows, stopping, kernel, bias),
+        fingerprint=fingerprint_of(job, contender, maker, rows, stopping, *initial),
         progress=lambda text: job.watcher.say(f"  {text}"),
     )
     if checked:
@@ -223,6 +218,36 @@ def fit_network(
     kernel, bias = head_weights(model)
     finished = attach_linear_head(backbone, kernel, bias, contender.name)
     return TrainedNetwork(finished, state, checks, head, rates)
+
+
+def initial_network(
+    job: Job,
+    contender: NetworkContender,
+    maker: ViewMaker,
+    files: ImageFiles,
+    targets: np.ndarray,
+    head: FittedClassifier | None,
+) -> tuple[Any, Any]:
+    """Build the network that a training starts from.
+
+    Returns:
+        The backbone, and the model from images to logits that shares its layers.
+    """
+    spec, seed = backbone_spec(contender), job.config.seed
+    settings, num_classes = contender.training, len(job.run.class_names())
+    if head:
+        backbone = build_backbone(spec)
+        kernel, bias = linear_head(head.estimator, num_classes)
+        if settings.logit_adjustment:  # which is added in training, and was not in this fit
+            bias = bias - log_priors(targets, num_classes, settings.logit_adjustment)
+    else:
+        facts = {} if BACKBONES[spec.name].preprocessing else pixel_facts(maker, files)
+        backbone = build_backbone(spec, seed=seed, statistics=facts)
+        kernel, bias = initial_head(backbone.output_shape[-1], num_classes, seed)
+    model = attach_trainable_head(
+        backbone, kernel, bias, dropout=settings.dropout, seed=seed % 2**31
+    )
+    return backbone, model
 
 
 class Preparation:

@@ -266,10 +266,18 @@ def test_two_trainings_are_equal_to_the_bit(optimizer):
     assert str(states[0].history) == str(states[1].history)
 
 
-@pytest.mark.parametrize("fail_at", [0, 3, 6, 7, 13, 23])
-def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(fail_at, tmp_path):
+@pytest.mark.parametrize(
+    ("fail_at", "mixed"), [(0, False), (3, False), (6, False), (7, True), (13, False), (23, True)]
+)
+def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(fail_at, mixed, tmp_path):
     settings = settings_of(
-        epochs=4, dropout=0.5, optimizer="adamw", schedule="cyclic", cycles=2, patience=10
+        epochs=4,
+        dropout=0.5,
+        optimizer="adamw",
+        schedule="cyclic",
+        cycles=2,
+        patience=10,
+        mixed_precision=mixed,
     )
     inputs, targets = make_data()
     held_out = make_data(30, seed=1)

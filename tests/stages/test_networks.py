@@ -58,6 +58,11 @@ FROM_SCRATCH = {
     "image_size": [28, 28],
     "training": {**TRAINING, "epochs": 4},
 }
+MIXED = {
+    **FROM_SCRATCH,
+    "name": "mixed",
+    "training": {**TRAINING, "mixed_precision": True},
+}
 WHOLE = {**FINE_TUNED, "name": "whole", "freeze": "none", "views": 1}
 PROBE = {
     "name": "probe",
@@ -156,7 +161,7 @@ def test_numbers_too_large_for_half_precision_are_refused():
 
 @pytest.mark.parametrize(
     "contender",
-    [FINE_TUNED, FROM_SCRATCH, pytest.param(WHOLE, marks=pytest.mark.slow)],
+    [FINE_TUNED, FROM_SCRATCH, MIXED, pytest.param(WHOLE, marks=pytest.mark.slow)],
     ids=lambda c: c["name"],
 )
 def test_what_is_stored_gives_what_was_measured(contender, run, photos, rows, tmp_path):
