@@ -403,6 +403,19 @@ def report_command(
     typer.echo(f"report: {run.report_path}")
 
 
+@app.command(name="track")
+def track_command(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where the tracker keeps its files.")],
+    tracker: Annotated[str, typer.Option("--to", help="tensorboard or mlflow.")] = "tensorboard",
+) -> None:
+    """Copy training curves and metrics into the files of TensorBoard or MLflow."""
+    from cvpipe.runs import open_run
+    from cvpipe.stages.track import track
+
+    typer.echo(f"{tracker}: {track(open_run(path), tracker, folder)}")
+
+
 @app.command(name="verify")
 def verify_command(
     bundle: Annotated[Path, typer.Argument(help="A bundle: runs/<run>/export/<contender>.")],
