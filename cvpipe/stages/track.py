@@ -17,6 +17,7 @@ import pandas as pd
 
 from cvpipe.errors import InputError, check_name
 from cvpipe.files import atomic_path
+from cvpipe.models.framework import import_tensorflow
 from cvpipe.runs import Run
 from cvpipe.stages.training_report import read_numbers
 
@@ -88,6 +89,7 @@ def track(run: Run, tracker: str, folder: Path) -> Path:
         raise InputError(
             f"{str(folder)!r} is where the run itself lies; choose another folder for the copy."
         )
+    import_tensorflow()  # which both import if it is there, with notes to the terminal
     return entry.write(run.path.name, list(tracked_contenders(run)), folder)
 
 
@@ -157,10 +159,11 @@ def write_tensorboard(name: str, contenders: list[Tracked], folder: Path) -> Pat
 def write_mlflow(name: str, contenders: list[Tracked], folder: Path) -> Path:
     """Write an MLflow run per contender into an experiment that is called like the run."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     mlflow, sqlalchemy = map(importlib.import_module, ("mlflow", "sqlalchemy"))
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder.resolve() / "mlflow.db"
-    address = sqlalchemy.URL.create("sqlite", database=str(place)).render_as_string()
+    place = folder / "mlflow.db"
+    address = sqlalchemy.URL.create("sqlite", database=str(place.resolve())).render_as_string()
     client = mlflow.MlflowClient(tracking_uri=address)
     there = client.get_experiment_by_name(name)
     if there is not None:

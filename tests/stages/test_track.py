@@ -172,6 +172,7 @@ def test_the_command_says_where_the_copy_is(tracked, tmp_path):
     answer = run_cvpipe("track", str(run.path), "boards", "--to", "tensorboard", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == f"tensorboard: boards/{run.path.name}"
+    assert answer.stderr == ""  # TensorFlow, which TensorBoard imports, is talkative
     again = run_cvpipe("track", str(run.path), "boards", cwd=tmp_path)
     assert again.returncode == 2
     assert "is there already" in again.stderr
