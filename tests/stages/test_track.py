@@ -167,8 +167,9 @@ def test_what_cannot_be_tracked_is_refused(tracked, tmp_path, monkeypatch):
     assert not (tmp_path / "there").exists()
 
 
-def test_the_command_says_where_the_copy_is(tracked, tmp_path):
+def test_the_command_says_where_the_copy_is(tracked, tmp_path, monkeypatch):
     run, _ = tracked
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)  # set by an import in this process
     answer = run_cvpipe("track", str(run.path), "boards", "--to", "tensorboard", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.strip() == f"tensorboard: boards/{run.path.name}"
