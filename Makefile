@@ -34,10 +34,10 @@ results: $(INSTALLED)  ## Run all pipelines with five folds and write the README
 docs: $(INSTALLED)  ## Make the pictures of docs/ anew
 	@$(BIN)/python docs/pictures.py
 
-test: $(INSTALLED)  ## Run the tests (at most 5 minutes)
+test: $(INSTALLED)  ## Run the tests (a quarter of an hour on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: test  ## Run all tests: also the real data sets and whole pipelines (15 minutes)
+test-all: test  ## Run all tests: also real data sets and whole pipelines (half an hour)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(INSTALLED)  ## Check style, types and the layer contract
