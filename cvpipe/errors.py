@@ -4,7 +4,8 @@ Everything else that goes wrong is a defect of cvpipe and keeps its traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Mapping
 
 
 class InputError(ValueError):
@@ -65,3 +66,26 @@ def check_name(kind: str, name: str, choices: Iterable[str]) -> str:
     if name not in known:
         raise InputError(f"unknown {kind} {name!r}; {nearest_name(name, known)}")
     return name
+
+
+def check_installed(what: str, packages: Mapping[str, str], extra: str) -> None:
+    """Refuse what needs packages that are not there; nothing is imported.
+
+    Args:
+        what: What needs them, for the message: `"the runtime 'openvino'"`.
+        packages: Name of each package, and of a module that it has.
+        extra: Extra of cvpipe that they belong to; empty if cvpipe itself needs them.
+
+    Raises:
+        InputError: One is missing.
+
+    Example:
+        >>> check_installed("the runtime 'tensorflow'", {"pandas": "pandas"}, extra="")
+    """
+    missing = [p for p, module in packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        wanted = f"cvpipe[{extra}]" if extra else "cvpipe"
+        raise InputError(
+            f"{what} needs {' and '.join(missing)}, which is not installed; "
+            f'install it with: python -m pip install "{wanted}"'
+        )

@@ -10,7 +10,6 @@ The table is plain data, and asking whether a runtime is installed imports none 
 
 import contextlib
 import importlib
-import importlib.util
 import math
 import os
 import sys
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvpipe.errors import InputError, check_name
+from cvpipe.errors import InputError, check_installed, check_name
 from cvpipe.models.framework import import_tensorflow
 
 if TYPE_CHECKING:
@@ -81,17 +80,7 @@ def check_runtime(name: str, precision: str = "float32") -> str:
             f"the runtime {name!r} does not compute in bfloat16; choose precision 'float32', or "
             f"a runtime that does: {able}."
         )
-    missing = [
-        package
-        for package, module in runtime.packages.items()
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
-        wanted = f"cvpipe[{runtime.extra}]" if runtime.extra else "cvpipe"
-        raise InputError(
-            f"the runtime {name!r} needs {' and '.join(missing)}, which is not installed; "
-            f'install it with: python -m pip install "{wanted}"'
-        )
+    check_installed(f"the runtime {name!r}", runtime.packages, runtime.extra)
     return name
 
 

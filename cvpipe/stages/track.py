@@ -6,7 +6,6 @@ imports MLflow before decides whether it reports its own use.)
 """
 
 import importlib
-import importlib.util
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cvpipe.errors import InputError, check_name
+from cvpipe.errors import InputError, check_installed, check_name
 from cvpipe.files import atomic_path
 from cvpipe.models.framework import import_tensorflow
 from cvpipe.runs import Run
@@ -70,16 +69,7 @@ def track(run: Run, tracker: str, folder: Path) -> Path:
             that folder itself, or it was copied there before.
     """
     entry = TRACKERS[check_name("tracker", tracker, TRACKERS)]
-    missing = [
-        package
-        for package, module in entry.packages.items()
-        if importlib.util.find_spec(module) is None
-    ]
-    if missing:
-        raise InputError(
-            f"the tracker {tracker!r} needs {' and '.join(missing)}, which is not installed; "
-            f'install it with: python -m pip install "cvpipe[{tracker}]"'
-        )
+    check_installed(f"the tracker {tracker!r}", entry.packages, extra=tracker)
     if not run.is_finished:
         raise InputError(
             f"the run {str(run.path)!r} is not finished; finish it with: cvpipe run "
