@@ -1,0 +1,359 @@
+"""Several networks, or several views of an image, as one network.
+
+What comes out is one flat graph of Keras's own layers and operations: it is stored, exported and
+computed like any other network, and knows nothing of what it was made of. Its last layer is always
+`PROBABILITIES_LAYER`. What acts in training alone, such as dropout, is left out.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cvpipe.errors import InputError
+from cvpipe.models.framework import import_keras
+from cvpipe.models.heads import CALIBRATION_LAYER, LOGITS_LAYER, PROBABILITIES_LAYER
+
+if TYPE_CHECKING:
+    import keras
+
+GEOMETRIC_MEAN = "geometric_mean"
+# Ways to merge that are sums. The first three differ in how their weights were found.
+METHODS = ("mean", "weighted", "greedy", GEOMETRIC_MEAN)
+FLOOR = 1e-7  # smaller probabilities have no part in a geometric mean; as in the log loss
+WEIGHTS_TOLERANCE = 1e-6
+
+
+def share_trunk(
+    trunk: "keras.Model | None",
+    tail: "keras.Model",
+    weights: Sequence[Sequence[np.ndarray]],
+    name: str,
+) -> "keras.Model":
+    """Average networks that differ in the weights of their tails alone, at the cost of one trunk.
+
+    Args:
+        trunk: From `uint8` images to activations. The result shares its layers. `None` where
+            nothing is shared and the tail is the whole network.
+        tail: From the activations, or from images, to logits; see
+            `cvpipe.models.transfer.part_network`. It stays as it is.
+        weights: Of each member the values of all of `tail.variables`, in that order, as
+            `cvpipe.models.training.State` keeps them.
+        name: Name of the model.
+
+    Returns:
+        Model from images to the mean of the members' probabilities. A layer of the tail appears
+        in it once for each member, the first member's as `head_member_1`.
+
+    Raises:
+        InputError: There is no member, the values of one do not fit the tail, the tail does not
+            end with logits, or it takes something else than the trunk gives.
+    """
+    _check_tail(trunk, tail, weights)
+    keras = import_keras()
+    images = _input_like(tail) if trunk is None else trunk.input
+    activations = images if trunk is None else trunk.output
+    members = []
+    for number, values in enumerate(weights, start=1):
+        logits = _replay(tail, activations, _name_of_member(number), values)
+        softmax = keras.layers.Softmax(name=_name_of_member(number)(PROBABILITIES_LAYER))
+        members.append(softmax(logits))
+    mean = keras.layers.Average(name=PROBABILITIES_LAYER)(members)
+    return keras.Model(images, mean, name=name)
+
+
+def merge_networks(
+    models: Sequence["keras.Model"],
+    weights: Sequence[float],
+    method: str,
+    name: str,
+    *,
+    floor: float = FLOOR,
+) -> "keras.Model":
+    """Average whole networks.
+
+    Args:
+        models: From `uint8` images of one size to probabilities of the same classes. They stay as
+            they are.
+        weights: One per model, not negative; their sum is 1. Models of weight 0 are left out.
+        method: One of `METHODS`: `"geometric_mean"`, or an arithmetic one by any name.
+        name: Name of the result.
+        floor: Smaller probabilities are taken as this in a geometric mean: 0 has no logarithm.
+
+    Returns:
+        Model from images to probabilities. A layer `head` of the first model is in it as
+        `head_member_1`.
+
+    Raises:
+        InputError: The method is no such mean, the models differ in what they take or give, or
+            the weights do not fit.
+    """
+    if method not in METHODS:
+        raise InputError(
+            f"networks that are merged by {method!r} cannot become one network; choose one of "
+            f"{list(METHODS)}, or keep the networks apart."
+        )
+    _check_alike(models)
+    _check_weights(weights, len(models))
+    keras = import_keras()
+    images, terms = _input_like(models[0]), []
+    for number, (model, weight) in enumerate(zip(models, weights, strict=True), start=1):
+        if weight == 0:
+            continue
+        name_of = _name_of_member(number)
+        values = _replay(model, images, name_of)
+        if method == GEOMETRIC_MEAN:
+            values = _floored_log(values, floor, name_of)
+        terms.append(keras.layers.Rescaling(float(weight), name=name_of("weight"))(values))
+    if method == GEOMETRIC_MEAN:
+        logs = keras.layers.Add(name="log_mean")(terms)
+        mean = keras.layers.Softmax(name=PROBABILITIES_LAYER)(logs)
+    else:
+        mean = keras.layers.Add(name=PROBABILITIES_LAYER)(terms)
+    return keras.Model(images, mean, name=name)
+
+
+def views_inside(
+    model: "keras.Model",
+    image_size: tuple[int, int],
+    origins: Sequence[tuple[int, int]],
+    mirrored: bool,
+) -> "keras.Model":
+    """Let a network cut views out of each image itself, and average its answers.
+
+    All views of a batch are computed at once, so it takes as much memory as a batch of all of them.
+
+    Args:
+        model: From `uint8` crops to probabilities; the result shares its layers.
+        image_size: `(height, width)` of the images that the views are cut out of.
+        origins: `(top, left)` of each crop in pixels; crops have the size that the model takes.
+        mirrored: Whether the mirror images of all crops, left to right, are looked at as well.
+
+    Returns:
+        Model from `uint8` images `(n, *image_size, 3)` to the mean of their views' probabilities.
+
+    Raises:
+        InputError: There is no crop, or one does not lie inside the image.
+    """
+    height, width, channels = model.input_shape[1:]
+    _check_origins(origins, image_size, (height, width))
+    keras = import_keras()
+    images = keras.Input(
+        (*image_size, channels), dtype=model.inputs[0].dtype, name=model.inputs[0].name
+    )
+    places = [(images, top, left) for top, left in origins]
+    if mirrored:
+        mirror = _named(keras.ops.flip(images, axis=2), "mirror")
+        # A crop's mirror image lies at the mirrored place.
+        places += [(mirror, top, image_size[1] - width - left) for top, left in origins]
+    crops = [
+        _named(source[:, top : top + height, left : left + width], f"view_{number}")
+        for number, (source, top, left) in enumerate(places, start=1)
+    ]
+    stacked = _named(keras.ops.stack(crops, axis=1), "views")
+    batch = _named(keras.ops.reshape(stacked, (-1, height, width, channels)), "views_as_batch")
+    rows = _replay(model, batch, _instead_of_probabilities("view_probabilities"))
+    by_image = keras.ops.reshape(rows, (-1, len(crops), rows.shape[-1]))
+    mean = keras.layers.GlobalAveragePooling1D(name=PROBABILITIES_LAYER)(
+        _named(by_image, "views_by_image")
+    )
+    return keras.Model(images, mean, name=model.name)
+
+
+def scale_probabilities(
+    model: "keras.Model", slopes: Sequence[float], offsets: Sequence[float], floor: float
+) -> "keras.Model":
+    """Build a calibration `softmax(slopes * log(p) + offsets)` behind any network.
+
+    Of a network that has logits `cvpipe.models.heads.scale_logits` makes the shorter graph.
+
+    Args:
+        model: From images to probabilities; the result shares its layers.
+        slopes: One per class.
+        offsets: One per class.
+        floor: Smaller probabilities are taken as this.
+
+    Returns:
+        Model from the same images to calibrated probabilities.
+
+    Raises:
+        InputError: The numbers of slopes, offsets and classes differ.
+    """
+    num_classes = model.output_shape[-1]
+    if (len(slopes), len(offsets)) != (num_classes, num_classes):
+        raise InputError(
+            f"{model.name!r} has {num_classes} classes, but got {len(slopes)} slopes and "
+            f"{len(offsets)} offsets; pass one of each per class."
+        )
+    keras = import_keras()
+    images = _input_like(model)
+    rows = _replay(model, images, _instead_of_probabilities("uncalibrated_probabilities"))
+    logs = _floored_log(rows, floor, "calibration_{}".format)
+    scaling = keras.layers.Rescaling(
+        [float(slope) for slope in slopes],
+        [float(offset) for offset in offsets],
+        name=CALIBRATION_LAYER,
+    )
+    softmax = keras.layers.Softmax(name=PROBABILITIES_LAYER)
+    return keras.Model(images, softmax(scaling(logs)), name=model.name)
+
+
+def _replay(
+    network: "keras.Model",
+    tensor: Any,
+    name_of: Callable[[str], str],
+    values: Sequence[np.ndarray] | None = None,
+) -> Any:
+    """Put what a network computes behind a tensor.
+
+    `clone_model` cannot: what it makes from a tensor within a graph begins with an input of its
+    own.
+
+    Args:
+        network: A functional model with one input and one output.
+        tensor: Takes the place of the input.
+        name_of: Gives the name that a layer has in the new graph. A layer whose name changes is
+            copied, because a graph has no two layers of one name; the others are shared.
+        values: Of all variables of the network, for the copies; its own if not given.
+    """
+    copies: dict[int, Any] = {}
+
+    def copy(layer: Any) -> Any:
+        name = name_of(layer.name)
+        if id(layer) not in copies:
+            config = {**layer.get_config(), "name": name}
+            is_shared = name == layer.name
+            copies[id(layer)] = layer if is_shared else layer.__class__.from_config(config)
+        return copies[id(layer)]
+
+    def call(layer: Any, *arguments: Any, **settings: Any) -> Any:
+        return arguments[0] if _is_noise(layer) else layer(*arguments, **settings)
+
+    computed = network._run_through_graph([tensor], operation_fn=copy, call_fn=call)
+    given = [v.numpy() for v in network.variables] if values is None else values
+    value_of = {id(v): value for v, value in zip(network.variables, given, strict=True)}
+    for layer in network.layers:
+        twin = copies.get(id(layer), layer)
+        if twin is layer or _is_noise(layer):
+            continue
+        for new, old in zip(twin.variables, layer.variables, strict=True):
+            new.assign(value_of[id(old)])
+        _finalize(twin)
+    (output,) = import_keras().tree.flatten(computed)
+    return output
+
+
+def _finalize(layer: "keras.Layer") -> None:
+    """Let normalisations compute with the values of their variables, of which they keep copies."""
+    for part in layer._flatten_layers():
+        if isinstance(part, import_keras().layers.Normalization):
+            part.finalize_state()
+
+
+def _is_noise(layer: Any) -> bool:
+    layers = import_keras().layers
+    return isinstance(
+        layer,
+        (layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
+    )
+
+
+def _floored_log(probabilities: Any, floor: float, name_of: Callable[[str], str]) -> Any:
+    keras = import_keras()
+    floored = _named(keras.ops.maximum(probabilities, float(floor)), name_of("floor"))
+    return _named(keras.ops.log(floored), name_of("log"))
+
+
+def _named(tensor: Any, name: str) -> Any:
+    """Name the operation that gives a tensor.
+
+    Keras numbers operations through a process, and so would give one the name that another has in
+    a network that was loaded.
+    """
+    tensor._keras_history.operation.name = name
+    return tensor
+
+
+def _name_of_member(number: int) -> Callable[[str], str]:
+    return f"{{}}_member_{number}".format
+
+
+def _instead_of_probabilities(name: str) -> Callable[[str], str]:
+    return lambda layer: name if layer == PROBABILITIES_LAYER else layer
+
+
+def _input_like(model: "keras.Model") -> Any:
+    (given,) = model.inputs
+    return import_keras().Input(given.shape[1:], dtype=given.dtype, name=given.name)
+
+
+def _check_tail(
+    trunk: "keras.Model | None", tail: "keras.Model", weights: Sequence[Sequence[np.ndarray]]
+) -> None:
+    if trunk is not None and trunk.output_shape != tail.input_shape:
+        raise InputError(
+            f"the trunk gives {trunk.output_shape}, but the tail takes {tail.input_shape}; pass "
+            "both parts of one network, parted at one freeze point."
+        )
+    (last,) = (tensor._keras_history.operation.name for tensor in tail.outputs)
+    if last != LOGITS_LAYER:
+        raise InputError(
+            f"{tail.name!r} ends with the layer {last!r}, but must end with the logits of "
+            f"{LOGITS_LAYER!r}; pass the tail without its softmax."
+        )
+    if not weights:
+        raise InputError("there is no member to average; pass the weights of at least one.")
+    shapes = [tuple(variable.shape) for variable in tail.variables]
+    for number, values in enumerate(weights, start=1):
+        given = [np.shape(value) for value in values]
+        if given == shapes:
+            continue
+        pairs = zip(given, shapes, strict=False)
+        different = next((pair for pair in pairs if pair[0] != pair[1]), None)
+        first = f", the first other one {different[0]} for {different[1]}" if different else ""
+        raise InputError(
+            f"member {number} has {len(given)} arrays{first}, but {tail.name!r} has {len(shapes)} "
+            "variables; pass the values of all of tail.variables, in their order."
+        )
+
+
+def _check_alike(models: Sequence["keras.Model"]) -> None:
+    if not models:
+        raise InputError("there is no network to merge; pass at least one.")
+    for what, shapes, remedy in (
+        ("take images", [model.input_shape[1:] for model in models], "trained at one size"),
+        ("give rows", [model.output_shape[1:] for model in models], "of the same classes"),
+    ):
+        if len(set(shapes)) > 1:
+            told = ", ".join(
+                f"{model.name!r} {shape}" for model, shape in zip(models, shapes, strict=True)
+            )
+            raise InputError(
+                f"networks can be merged where they {what} of one shape, but these are: {told}; "
+                f"choose networks {remedy}, or keep them apart."
+            )
+
+
+def _check_weights(weights: Sequence[float], num_models: int) -> None:
+    if len(weights) != num_models:
+        raise InputError(f"{len(weights)} weights for {num_models} networks; pass one for each.")
+    # `not (a <= b)` instead of `a > b`, so that a NaN counts as bad.
+    if not (min(weights) >= 0 and abs(sum(weights) - 1) <= WEIGHTS_TOLERANCE):
+        raise InputError(
+            f"weights must not be negative and must sum to 1, but are {list(weights)}; divide "
+            "them by their sum."
+        )
+
+
+def _check_origins(
+    origins: Sequence[tuple[int, int]], image_size: tuple[int, int], crop_size: tuple[int, int]
+) -> None:
+    if not origins:
+        raise InputError("there is no view to look at; pass the origin of at least one crop.")
+    bottom, right = (image - crop for image, crop in zip(image_size, crop_size, strict=True))
+    for top, left in origins:
+        if not (0 <= top <= bottom and 0 <= left <= right):
+            raise InputError(
+                f"a crop of {crop_size} pixels at {(top, left)} does not lie inside images of "
+                f"{tuple(image_size)}; pass origins inside them, or a larger image size."
+            )
