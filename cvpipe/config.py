@@ -356,6 +356,15 @@ class TrainingSection(Section):
         rate_test: Before training, raise the learning rate step by step until the loss explodes;
             the report shows the curve and suggests a rate. Nothing is trained by it.
         patience: With early stopping, training ends when so many epochs in a row bring nothing.
+        averaging: What becomes of several networks, `members` of them, that share the epochs.
+            `"snapshots"`: one training, and the mean of what its network said at the ends of the
+            last cycles. `"restarts"`: the mean of as many trainings with other random draws.
+            `"folds"`: of trainings that leave out another part of train each. `"soup"`: one
+            network with the mean weights of such restarts. `"ema"`: one training, whose weights
+            are averaged along the way. `"none"`: one network as it was trained.
+        members: Of all but `"none"` and `"ema"`: how many networks.
+        ema_decay: Of `"ema"`: what the average keeps of itself in a step, so that it looks back
+            over about 1 / (1 - ema_decay) steps.
     """
 
     epochs: int = Field(default=30, ge=1, le=10_000)
@@ -378,6 +387,14 @@ class TrainingSection(Section):
     mixed_precision: bool = False
     rate_test: bool = False
     patience: int = Field(default=10, ge=1, le=10_000)
+    averaging: Literal["none", "snapshots", "restarts", "folds", "soup", "ema"] = "none"
+    members: int = Field(default=5, ge=2, le=100)
+    ema_decay: float = Field(default=0.99, gt=0.0, lt=1.0)
+
+    @property
+    def num_trainings(self) -> int:
+        """How many trainings share the epochs."""
+        return self.members if self.averaging in ("restarts", "folds", "soup") else 1
 
     @model_validator(mode="after")
     def _use_what_is_set(self) -> "TrainingSection":
@@ -385,6 +402,8 @@ class TrainingSection(Section):
             "momentum": ("optimizer", self.optimizer in ("sgd", "nesterov")),
             "focal_gamma": ("loss", self.loss == "focal"),
             "patience": ("early_stopping", self.early_stopping),
+            "members": ("averaging", self.averaging not in ("none", "ema")),
+            "ema_decay": ("averaging", self.averaging == "ema"),
         }
         for key, (other, used) in uses.items():
             if not used and getattr(self, key) != type(self).model_fields[key].default:
@@ -405,6 +424,25 @@ class TrainingSection(Section):
             raise ValueError(
                 f"every cycle has as many epochs, but {self.epochs} epochs cannot be divided into "
                 f"{self.cycles} cycles"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _have_members_to_average(self) -> "TrainingSection":
+        if self.averaging == "snapshots" and self.cycles < self.members:
+            raise ValueError(
+                f"averaging = 'snapshots' takes the last {self.members} cycles, but there are "
+                f"{self.cycles}; set schedule = 'cyclic' and cycles = {self.members}, or fewer "
+                "members"
+            )
+        if self.epochs % (self.num_trainings * self.cycles):
+            raise ValueError(
+                f"{self.epochs} epochs are shared by {self.num_trainings} trainings of "
+                f"{self.cycles} cycles each, which does not come out even; choose a multiple"
+            )
+        if self.averaging not in ("none", "ema") and self.early_stopping:
+            raise ValueError(
+                f"averaging = {self.averaging!r} uses all of the epochs; set early_stopping = false"
             )
         return self
 
@@ -473,6 +511,12 @@ class NetworkContender(Section):
             raise ValueError(
                 f"weights_sha256 is for a file, but weights is {self.weights!r}; leave it out"
             )
+        if self.recipe == "from_scratch" and self.training.averaging == "soup":
+            raise ValueError(
+                "training.averaging is 'soup', but the mean of the weights of networks means "
+                "something only where they start from the same ones, and the recipe is "
+                "'from_scratch'; choose 'restarts'"
+            )
         if self.recipe == "from_scratch" and self.training.backbone_rate != 0.1:
             raise ValueError(
                 "training.backbone_rate has no effect on the recipe 'from_scratch', in which all "
@@ -497,18 +541,48 @@ class NetworkContender(Section):
         return self
 
 
-def _contender_kind(values: Any) -> str:
-    if isinstance(values, Mapping):
-        return "network" if "backbone" in values or "recipe" in values else "classic"
-    return "network" if isinstance(values, NetworkContender) else "classic"
+class EnsembleContender(Section):
+    """Several other contenders, whose probabilities are combined into one answer.
+
+    Attributes:
+        name: As in `ClassicContender`.
+        members: Names of other contenders, none of them an ensemble.
+        combine: `"mean"` of the probabilities; `"geometric_mean"`, which is the mean of the
+            logits; `"weighted"`: a mean with weights fitted on half B of val; `"greedy"`: one
+            whose members are picked there one by one; `"vote"`: what most members name;
+            `"stacking"`: a classifier on what the members say of images of train that they were
+            not fitted on. Of a small val nothing is fitted, and all members weigh the same.
+    """
+
+    name: PlainName
+    members: Annotated[Names, Field(min_length=2)]
+    combine: Literal["mean", "geometric_mean", "weighted", "vote", "greedy", "stacking"] = "mean"
 
 
+# One that looks at images itself.
+SingleContender = ClassicContender | NetworkContender
+
+# What only sections of a kind have.
+_TELLING_KEYS = {"network": {"backbone", "recipe"}, "ensemble": {"members", "combine"}}
 CONTENDER_KINDS: dict[str, type[Section]] = {
     "classic": ClassicContender,
     "network": NetworkContender,
+    "ensemble": EnsembleContender,
 }
+
+
+def _contender_kind(values: Any) -> str:
+    if isinstance(values, Mapping):
+        kinds = (kind for kind, keys in _TELLING_KEYS.items() if keys & values.keys())
+        return next(kinds, "classic")
+    kinds = (kind for kind, section in CONTENDER_KINDS.items() if type(values) is section)
+    return next(kinds, "classic")
+
+
 Contender = Annotated[
-    Annotated[ClassicContender, Tag("classic")] | Annotated[NetworkContender, Tag("network")],
+    Annotated[ClassicContender, Tag("classic")]
+    | Annotated[NetworkContender, Tag("network")]
+    | Annotated[EnsembleContender, Tag("ensemble")],
     Discriminator(_contender_kind),
 ]
 
@@ -677,6 +751,22 @@ class Config(Section):
     def _check_features(cls, features: tuple[FeatureSection, ...]) -> tuple[FeatureSection, ...]:
         _refuse_namesakes("features", features)
         return features
+
+    @model_validator(mode="after")
+    def _have_the_members(self) -> "Config":
+        others = [c.name for c in self.contender if not isinstance(c, EnsembleContender)]
+        for contender in self.contender:
+            if isinstance(contender, EnsembleContender):
+                for name in contender.members:
+                    if name in others:
+                        continue
+                    known = name in [c.name for c in self.contender]
+                    why = "an ensemble itself" if known else "no contender"
+                    raise ValueError(
+                        f"the ensemble {contender.name!r} names the member {name!r}, which is "
+                        f"{why}; {nearest_name(name, others)}"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _can_be_exported(self) -> "Config":

@@ -165,6 +165,11 @@ class Run:
         return self.path / "subgroups.csv"
 
     @property
+    def members_path(self) -> Path:
+        """What each member of each ensemble is worth; there when there are ensembles."""
+        return self.path / "members.csv"
+
+    @property
     def suspects_path(self) -> Path:
         """Images whose label is probably wrong, the most suspicious first."""
         return self.path / "suspects.csv"
@@ -296,6 +301,13 @@ class Run:
     def subgroups(self) -> pd.DataFrame:
         """Load the table of accuracies in subgroups."""
         return _read_numbers(self.subgroups_path, ("value", "low", "high"), ("n",))
+
+    def members(self) -> pd.DataFrame:
+        """Load the table of the members of ensembles; without rows where there are none."""
+        floats = ("weight", "disagreement", "correlation", "worth", "low", "high")
+        if not self.members_path.exists():
+            return pd.DataFrame(columns=["protocol", "ensemble", "member", *floats, "verdict", "n"])
+        return _read_numbers(self.members_path, floats, ("n",))
 
     def suspects(self) -> pd.DataFrame:
         """Load the images whose label is probably wrong, the most suspicious first."""

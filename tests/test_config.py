@@ -112,6 +112,13 @@ sampling = "shuffled"
 patience = 5
 early_stopping = true
 rate_test = true
+averaging = "ema"
+ema_decay = 0.9
+
+[[contender]]
+name = "together"
+members = ["hog_svm", "probe"]
+combine = "weighted"
 
 [evaluate]
 select_by = "macro_f1"
@@ -185,11 +192,9 @@ OTHER_VALUES = {
     "augment.mixup": 0.2,
     "augment.cutmix": 1,
     "augment.fused": False,
-    "contender.0.name": "hog_svm2",
     "contender.0.features": ["colour", "hog"],
     "contender.0.classifier": "softmax",
     "contender.0.search": "fine",
-    "contender.1.name": "probe2",
     "contender.1.backbone": "another",
     "contender.1.weights": "keras",
     "contender.1.image_size": [96, 96],
@@ -223,6 +228,10 @@ OTHER_VALUES = {
     "contender.2.training.patience": 6,
     "contender.2.training.mixed_precision": True,
     "contender.2.training.rate_test": False,
+    "contender.2.training.ema_decay": 0.99,
+    "contender.3.name": "together2",
+    "contender.3.members": ["probe", "hog_svm"],
+    "contender.3.combine": "vote",
     "evaluate.select_by": "accuracy",
     "evaluate.resamples": 201,
     "evaluate.calibration": "vector",
@@ -241,12 +250,16 @@ ONE_VALUE = {"export.formats"}
 CHANGED_TOGETHER = {
     "split.protocol",
     "split.time_column",
+    "contender.0.name",
+    "contender.1.name",
     "contender.1.recipe",
     "contender.1.weights_sha256",
     "contender.2.recipe",
     "contender.2.training.schedule",
     "contender.2.training.loss",
     "contender.2.training.early_stopping",
+    "contender.2.training.averaging",
+    "contender.2.training.members",
 }
 # These have no effect on the recipe of their contender, and cannot be changed at all.
 WITHOUT_EFFECT = {
@@ -403,7 +416,7 @@ def test_defaults_of_a_network(recipe):
             **{"momentum": 0.9, "weight_decay": 1e-4, "dropout": 0.2, "label_smoothing": 0.0},
             **{"loss": "cross_entropy", "focal_gamma": 2.0, "logit_adjustment": 0.0},
             **{"sampling": "shuffled", "patience": 10, "early_stopping": True, "rate_test": False},
-            "mixed_precision": False,
+            **{"mixed_precision": False, "averaging": "none", "members": 5, "ema_decay": 0.99},
         },
     }
 
@@ -832,6 +845,40 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
             minimal(contender=[tuned(cycles=4, schedule="cyclic")]),
             "contender.1.training: every cycle has as many epochs, but 30 epochs cannot be divided "
             "into 4 cycles",
+        ),
+        (
+            minimal(contender=[tuned(members=3)]),
+            "contender.1.training: members has no effect where averaging is 'none'; leave one of",
+        ),
+        (
+            minimal(contender=[tuned(averaging="soup", ema_decay=0.5, early_stopping=False)]),
+            "contender.1.training: ema_decay has no effect where averaging is 'soup'; leave one of",
+        ),
+        (
+            minimal(contender=[tuned(averaging="restarts")]),
+            "contender.1.training: averaging = 'restarts' uses all of the epochs; set "
+            "early_stopping = false",
+        ),
+        (
+            minimal(contender=[tuned(averaging="folds", members=4, early_stopping=False)]),
+            "contender.1.training: 30 epochs are shared by 4 trainings of 1 cycles each, which "
+            "does not come out even; choose a multiple",
+        ),
+        (
+            minimal(contender=[tuned(averaging="snapshots", early_stopping=False)]),
+            "contender.1.training: averaging = 'snapshots' takes the last 5 cycles, but there are "
+            "1; set schedule = 'cyclic' and cycles = 5, or fewer members",
+        ),
+        (
+            minimal(
+                contender=[
+                    {
+                        **{"name": "s", "backbone": "b", "recipe": "from_scratch"},
+                        "training": {"averaging": "soup", "early_stopping": False},
+                    }
+                ]
+            ),
+            "contender.1: training.averaging is 'soup', but the mean of the weights of networks",
         ),
         # features
         (

@@ -25,7 +25,7 @@ from cvpipe.classifiers.table import (
     SEARCHES,
     Classifier,
 )
-from cvpipe.errors import InputError, check_name
+from cvpipe.errors import TooLittleToLearnError, check_name
 
 # Columns of a search after those of the hyperparameters.
 SCORE_COLUMNS = ["mean", "std", "folds"]
@@ -71,7 +71,7 @@ def group_folds(
         For each fold, the positions of its training rows and of its held-out rows.
 
     Raises:
-        InputError: The groups of a class are too few to be divided.
+        TooLittleToLearnError: The groups of a class are too few to be divided.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -84,7 +84,7 @@ def group_folds(
         folds = list(splitter.split(table, table["target"], table["group"]))
     # Where groups mix classes, all groups of a rare class can land in one fold.
     if not folds or min(len(np.unique(targets[rows])) for rows, _ in folds) < len(groups_per_class):
-        raise InputError(
+        raise TooLittleToLearnError(
             "cross-validation inside train needs every class in every training part, but the "
             f"rarest class has only {fewest} group(s); add images or lower split.val_fraction and "
             "split.test_fraction."

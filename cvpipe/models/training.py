@@ -5,6 +5,7 @@ of its optimisers, the history, the best weights so far. What an epoch is fed de
 alone. So a run that was killed goes on from the last epoch's end to the same result, bit for bit.
 """
 
+import contextlib
 import itertools
 import json
 import math
@@ -175,12 +176,14 @@ def train(
         if stopping and stops_early([row.val_loss for row in state.history], settings.patience):
             break
         row = _run_epoch(learner, groups, optimizers, step, feed, settings, number, state)
-        copy_variables(learner, network)
-        if validate:
-            val_loss, val_accuracy = validate()
-            row = row._replace(val_loss=val_loss, val_accuracy=val_accuracy)
+        with averaged(learner, groups, optimizers, settings):
+            copy_variables(learner, network)
+            if validate:
+                val_loss, val_accuracy = validate()
+                row = row._replace(val_loss=val_loss, val_accuracy=val_accuracy)
+            weights = [variable.numpy() for variable in network.variables]
+        copy_variables(learner, network)  # what the next epoch, or a resumed training, starts from
         state.history.append(row)
-        weights = [variable.numpy() for variable in network.variables]
         if not stopping or best_epoch([past.val_loss for past in state.history]) == number:
             state.best, state.kept = weights, number + 1
         if settings.schedule == "cyclic" and number + 1 in cycle_ends:
@@ -191,6 +194,28 @@ def train(
     for variable, value in zip(network.variables, state.best, strict=True):
         variable.assign(value)
     return state
+
+
+@contextlib.contextmanager
+def averaged(
+    network: "keras.Model",
+    groups: Sequence[Group],
+    optimizers: Sequence[Any],
+    settings: TrainingSection,
+) -> Iterator[None]:
+    """Give a network the averages of its weights for the length of a block, where there are any.
+
+    References:
+        Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging", 1992, with
+        exponential weights.
+    """
+    if settings.averaging != "ema":
+        yield
+        return
+    with restored(network):
+        for optimizer, group in zip(optimizers, groups, strict=True):
+            optimizer.finalize_variable_values(variables_of(group))
+        yield
 
 
 def try_rates(
@@ -259,14 +284,17 @@ def build_optimizer(settings: TrainingSection, group: Group) -> Any:
     """
     optimizers = import_keras().optimizers
     rate, decay = settings.learning_rate, settings.weight_decay or None
+    momentum = settings.momentum
+    average = {"use_ema": settings.averaging == "ema", "ema_momentum": settings.ema_decay}
+    common: dict[str, Any] = {"weight_decay": decay, **average}
     makers: dict[str, Callable[[], Any]] = {
-        "sgd": lambda: optimizers.SGD(rate, momentum=settings.momentum, weight_decay=decay),
-        "nesterov": lambda: optimizers.SGD(
-            rate, momentum=settings.momentum, nesterov=True, weight_decay=decay
+        "sgd": lambda: optimizers.SGD(rate, momentum=momentum, **common),
+        "nesterov": lambda: optimizers.SGD(rate, momentum=momentum, nesterov=True, **common),
+        "rmsprop": lambda: optimizers.RMSprop(rate, **common),
+        "adam": lambda: optimizers.Adam(rate, **common),
+        "adamw": lambda: optimizers.AdamW(
+            rate, **{**common, "weight_decay": settings.weight_decay}
         ),
-        "rmsprop": lambda: optimizers.RMSprop(rate, weight_decay=decay),
-        "adam": lambda: optimizers.Adam(rate, weight_decay=decay),
-        "adamw": lambda: optimizers.AdamW(rate, weight_decay=settings.weight_decay),
     }
     optimizer = makers[settings.optimizer]()
     variables = variables_of(group)

@@ -32,6 +32,10 @@ FOLD_COLUMNS = (
 )
 # The loss of accuracy that does no harm; pooled folds have more images to show it.
 NO_WORSE_MARGINS = {"holdout": 0.02, "kfold": 0.01}
+MEMBER_COLUMNS = (
+    *("protocol", "ensemble", "member", "weight", "disagreement", "correlation"),
+    *("worth", "low", "high", "verdict", "n"),
+)
 CARELESS_COLUMNS = ("contender", "holdout", "careless", "difference", "low", "high")
 CALIBRATION_COLUMNS = (
     *("contender", "method", "temperature", "metric", "before", "before_low", "before_high"),
@@ -228,6 +232,7 @@ class ReportContent:
         augmentation: What augmentation does to training images; `None` where it is off.
         understanding: Pictures and figures of what the contenders see and look for.
         training: How the networks among the contenders were trained; empty without any.
+        members: What each member of each ensemble is worth, `MEMBER_COLUMNS`; empty without any.
     """
 
     run_name: str
@@ -268,6 +273,7 @@ class ReportContent:
     augmentation: ContactSheet | None = None
     understanding: Understanding = field(default_factory=Understanding)
     training: list[Training] = field(default_factory=list)
+    members: pd.DataFrame = field(default_factory=partial(_empty_table, MEMBER_COLUMNS))
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -290,6 +296,7 @@ def check_content(content: ReportContent) -> ReportContent:
     _check_columns("learning curve", content.learning_curve, CURVE_COLUMNS)
     _check_columns("forecast", content.forecast, FORECAST_COLUMNS)
     _check_columns("unlike", content.unlike, UNLIKE_COLUMNS)
+    _check_columns("members", content.members, MEMBER_COLUMNS)
     for training in content.training:
         _check_columns("history", training.history, HISTORY_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)

@@ -159,6 +159,7 @@ def render_report(content: ReportContent) -> str:
         ],
         open_lookups=MAX_OPEN_LOOKUPS,
         trainings=_trainings(content, order),
+        ensembles=_ensembles(content),
     )
 
 
@@ -446,6 +447,15 @@ def _trainings(content: ReportContent, order: list[str]) -> list[TrainingSection
         )
         for section in map(training_section, ranked)
     ]
+
+
+def _ensembles(content: ReportContent) -> dict[str, list[dict]]:
+    """List the members of each ensemble; on all images, where there were folds."""
+    protocol = "kfold" if content.folds else "holdout"
+    members = content.members[content.members["protocol"] == protocol]
+    return {
+        str(name): rows.to_dict("records") for name, rows in members.groupby("ensemble", sort=False)
+    }
 
 
 def _folds_text(content: ReportContent) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from cvpipe.config import Contender, config_hash
+from cvpipe.config import Contender, EnsembleContender, config_hash
 from cvpipe.data.splits import merge_groups
 from cvpipe.errors import InputError, check_name
 from cvpipe.evaluation.comparison import compare_predictions
@@ -300,7 +300,13 @@ def facts_of(contenders: Named) -> pd.DataFrame:
 
 
 def model_bytes(run: Run, contender: str) -> int | None:
-    """Return the size of a contender's stored model; nothing when it is not there."""
+    """Return the size of a contender's stored model; nothing when it is not there.
+
+    That of an ensemble is the size of its members.
+    """
+    found = next((c for c in run.config().contender if c.name == contender), None)
+    if isinstance(found, EnsembleContender):
+        return sum(model_bytes(run, member) or 0 for member in found.members) or None
     part = run.part_path(contender)
     sizes = [path.stat().st_size for path in part.glob("model.*") if ".partial" not in path.name]
     return sum(sizes) if sizes else None

@@ -5,6 +5,7 @@ reads features, so predicting a split costs no second pass through a network. Of
 predictions are kept instead of the model: they are what a fold is for.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,13 @@ from cvpipe.classifiers.search import (
     linear_head,
     predictor_of,
 )
-from cvpipe.config import Config, Contender, NetworkContender
+from cvpipe.config import (
+    Config,
+    Contender,
+    EnsembleContender,
+    NetworkContender,
+    SingleContender,
+)
 from cvpipe.files import atomic_path, read_json, write_json, write_table
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras, set_threads
@@ -35,6 +42,13 @@ from cvpipe.stages.calibration import (
     calibrate_table,
     load_calibration,
     store_calibrated,
+)
+from cvpipe.stages.ensembles import (
+    MODEL_NAME,
+    combine,
+    fit_on_members,
+    load_ensemble,
+    store_ensemble,
 )
 from cvpipe.stages.features import (
     Describer,
@@ -66,6 +80,7 @@ from cvpipe.stages.recipes import (
     names_to_learn,
     probe_feature,
 )
+from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.stored_models import load_estimator, store_estimator
 
 Predictor = Callable[[np.ndarray], np.ndarray]
@@ -101,6 +116,9 @@ def fit_contender(
         stopping: Half A of val, by which the training of a network is stopped; nothing else
             is told of it.
     """
+    if isinstance(contender, EnsembleContender):
+        fit_ensemble_contender(job, contender, train)
+        return
     # Whoever comes first would pay for all who share features.
     features_of(job, learn_on(job, contender, train), train)
     started = time.perf_counter()
@@ -112,7 +130,24 @@ def fit_contender(
     drop_checkpoint(part)
 
 
-def store_model(job: Job, contender: Contender, fit: Fit, part: Path) -> str:
+def fit_ensemble_contender(job: Job, contender: EnsembleContender, train: pd.DataFrame) -> None:
+    """Fit an ensemble to what its members, which are fitted, say; store it.
+
+    The time of its members counts as its own.
+    """
+    started = time.perf_counter()
+    refit = functools.partial(predict_by_refit, job)
+    ensemble = fit_on_members(job, contender, train, rows_of_split(job, "val"), refit)
+    seconds = time.perf_counter() - started
+    for name in contender.members:
+        seconds += read_json(job.run.part_path(name) / "fit.json")["fit_seconds"]
+    part = job.run.part_path(contender.name)
+    store_ensemble(part, ensemble)
+    fitted = FittedClassifier(None, {}, pd.DataFrame(columns=SCORE_COLUMNS))
+    store_fit(part, fitted, {"model": MODEL_NAME, "fit_seconds": round(seconds, 3)})
+
+
+def store_model(job: Job, contender: SingleContender, fit: Fit, part: Path) -> str:
     """Store the model of a fitted contender, with all that it reads images with.
 
     Returns:
@@ -130,7 +165,7 @@ def store_model(job: Job, contender: Contender, fit: Fit, part: Path) -> str:
     return "model.skops"
 
 
-def learn_on(job: Job, contender: Contender, rows: pd.DataFrame) -> Describer:
+def learn_on(job: Job, contender: SingleContender, rows: pd.DataFrame) -> Describer:
     """Learn from manifest rows what a contender's features need."""
     return learn_describer(
         names_to_learn(contender), setup_of(job.config), files_of(job.root, rows), job.watcher
@@ -139,7 +174,7 @@ def learn_on(job: Job, contender: Contender, rows: pd.DataFrame) -> Describer:
 
 def fit_rows(
     job: Job,
-    contender: Contender,
+    contender: SingleContender,
     rows: pd.DataFrame,
     stopping: pd.DataFrame | None = None,
     checkpoint: Path | None = None,
@@ -172,7 +207,7 @@ def fit_rows(
 
 
 def refit_rows(
-    job: Job, contender: Contender, rows: pd.DataFrame, chosen: Mapping[str, Any]
+    job: Job, contender: SingleContender, rows: pd.DataFrame, chosen: Mapping[str, Any]
 ) -> Fit:
     """Fit a contender on manifest rows with hyperparameters that are known already."""
     describer = learn_on(job, contender, rows)
@@ -232,7 +267,7 @@ def as_they_are(probabilities: np.ndarray) -> np.ndarray:
 
 
 def predict_by_refit(
-    job: Job, contender: Contender, train: pd.DataFrame, test: pd.DataFrame
+    job: Job, contender: SingleContender, train: pd.DataFrame, test: pd.DataFrame
 ) -> pd.DataFrame:
     """Predict manifest rows by a fit on others, with what was found for the holdout.
 
@@ -245,7 +280,7 @@ def predict_by_refit(
 
 
 def fitting_arguments(
-    job: Job, contender: Contender, rows: pd.DataFrame, describer: Describer
+    job: Job, contender: SingleContender, rows: pd.DataFrame, describer: Describer
 ) -> dict[str, Any]:
     """Collect what a fit on manifest rows is given beside the name of the classifier.
 
@@ -302,9 +337,14 @@ def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str
     """
     name = contender.name
     if not job.run.uncalibrated_path(name, split).exists():
-        predict = load_predictor(job.run, contender)
-        features = features_of(job, stored_describer(job.run, contender), rows)
-        write_table(job.run.uncalibrated_path(name, split), tabulate(job, rows, predict(features)))
+        if isinstance(contender, EnsembleContender):
+            tables = [job.run.predictions(split, member) for member in contender.members]
+            raw = combine(load_ensemble(job.run, name), tables)
+        else:
+            predict = load_predictor(job.run, contender)
+            features = features_of(job, stored_describer(job.run, contender), rows)
+            raw = tabulate(job, rows, predict(features))
+        write_table(job.run.uncalibrated_path(name, split), raw)
     if split == "val" and not job.run.fitted_calibration_path(name).exists():
         calibrate(job, name, rows)
     store_calibrated(job, name, split)

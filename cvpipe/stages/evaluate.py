@@ -24,9 +24,10 @@ from cvpipe.runs import record_test_opening
 from cvpipe.stages.calibration import measure_calibration, table_for_choosing
 from cvpipe.stages.contenders import predict_split
 from cvpipe.stages.decide import fix_decisions, run_decide
+from cvpipe.stages.ensembles import run_members
 from cvpipe.stages.job import Job
 from cvpipe.stages.protocols import run_careless, run_folds
-from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
+from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut, members_first
 from cvpipe.stages.split import fold_column, rows_of_split
 
 
@@ -91,7 +92,7 @@ def open_test(job: Job) -> None:
     test = rows_of_split(job, "test")
     for scored in [test, *([job.run.manifest()] if job.config.split.protocol == "kfold" else [])]:
         record_test_opening(job.run.path.parent, job.run, fingerprint_of(scored))
-    for contender in job.config.contender:
+    for contender in members_first(job.config):
         if not job.run.predictions_path(contender.name, "test").exists():
             predict_split(job, contender, test, "test")
 
@@ -281,4 +282,5 @@ def run_evaluation(job: Job) -> None:
             write_table(job.run.careless_path, compare_with_careless(job.run.metrics()))
         if not job.run.subgroups_path.exists():
             write_table(job.run.subgroups_path, score_subgroups(job, manifest))
+        run_members(job, groups, careful_protocols(job.config))
         run_decide(job, groups)

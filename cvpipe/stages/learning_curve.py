@@ -11,7 +11,7 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.classifiers.search import group_folds
 from cvpipe.classifiers.table import SEARCHES
-from cvpipe.config import Contender
+from cvpipe.config import EnsembleContender, SingleContender
 from cvpipe.data.splits import nested_subset
 from cvpipe.errors import InputError, TooLittleToLearnError
 from cvpipe.evaluation.learning_curve import (
@@ -59,19 +59,26 @@ def run_learning_curve(job: Job) -> None:
         write_table(job.run.forecast_path, _join(forecasts, FORECAST_COLUMNS))
 
 
-def contenders_of_curve(job: Job) -> list[Contender]:
+def contenders_of_curve(job: Job) -> list[SingleContender]:
     """List the chosen contender and the exported one, where they look at the images.
 
     All contenders would take a fifth of the time of a run. A network that is trained is left
-    out: nine more trainings would take several times as long as all the rest.
+    out, and so are ensembles, which may have one: nine more trainings would take several times as
+    long as all the rest.
     """
     chosen = str(read_json(job.run.choice_path)["chosen"])
     names = dict.fromkeys([chosen, contender_to_export(job)])
-    by_name = {c.name: c for c in job.config.contender if not is_baseline(c) and not is_trained(c)}
+    by_name = {
+        c.name: c
+        for c in job.config.contender
+        if not (isinstance(c, EnsembleContender) or is_baseline(c) or is_trained(c))
+    }
     return [by_name[name] for name in names if name in by_name]
 
 
-def predict_by_parts(job: Job, contender: Contender) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+def predict_by_parts(
+    job: Job, contender: SingleContender
+) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """Predict test by fits on parts of train.
 
     Hyperparameters and calibration are those of the fit on all of it.
@@ -112,7 +119,7 @@ def part_of_train(job: Job, train: pd.DataFrame, number: int, draw: int) -> pd.D
     return train[part].reset_index(drop=True)
 
 
-def can_be_fitted(job: Job, contender: Contender, part: pd.DataFrame) -> bool:
+def can_be_fitted(job: Job, contender: SingleContender, part: pd.DataFrame) -> bool:
     """Tell whether a part of train has enough images of every class to fit a contender on."""
     of_class = part.groupby("label")["group"].agg(["size", "nunique"])
     if (

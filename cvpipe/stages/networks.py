@@ -20,12 +20,12 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.cache import MappedRows, cache_root, max_bytes
 from cvpipe.classifiers.search import FittedClassifier, linear_head
-from cvpipe.config import NetworkContender
+from cvpipe.config import NetworkContender, TrainingSection
 from cvpipe.data.images import decode_rule
 from cvpipe.data.loading import Loader
 from cvpipe.data.normalise import PixelStatistics, measure_pixels
 from cvpipe.data.pixels import choose_source, decoded_pixels
-from cvpipe.data.splits import nested_subset
+from cvpipe.data.splits import assign_splits, nested_subset
 from cvpipe.errors import InputError
 from cvpipe.files import atomic_path, write_json, write_table
 from cvpipe.models.backbones import (
@@ -39,6 +39,7 @@ from cvpipe.models.features import BATCH_SIZE, build_embed, build_frozen_embed
 from cvpipe.models.framework import has_gpu, set_threads
 from cvpipe.models.heads import attach_linear_head, head_weights, initial_head
 from cvpipe.models.losses import balanced_order, balanced_weights, build_loss, log_priors
+from cvpipe.models.merging import share_trunk
 from cvpipe.models.self_checks import check_after, check_before
 from cvpipe.models.training import EpochFacts, State, train, try_rates
 from cvpipe.models.transfer import (
@@ -151,7 +152,7 @@ def fit_network(
     checkpoint: Path | None = None,
     checked: bool = False,
 ) -> TrainedNetwork:
-    """Train the network of a contender.
+    """Train the network of a contender, or the several that its answer is the mean of.
 
     Args:
         job: The run.
@@ -165,16 +166,90 @@ def fit_network(
             take about as long as some epochs.
     """
     set_threads(job.config.threads)
-    spec, settings = backbone_spec(contender), contender.training
-    class_names, seed = job.run.class_names(), job.config.seed
+    settings = contender.training
+    number = settings.num_trainings
+    parts = [rows] * number
+    if settings.averaging == "folds":
+        parts = leave_parts_out(rows, job.run.class_names(), number, job.config.seed)
+    checks: list[tuple[str, Check]] = []
+    rates, states = None, []
+    for index, part in enumerate(parts):
+        last = train_once(
+            job,
+            contender,
+            part,
+            head,
+            stopping,
+            index,
+            last_epoch=last_epoch // number if last_epoch else None,
+            checkpoint=checkpoint and checkpoint.with_stem(f"{checkpoint.stem}-{index}"),
+            checked=checked and not index,
+        )
+        states.append(last.state)
+        checks, rates = checks or last.checks, rates or last.rates
+    model = finish(contender, last, states)
+    return TrainedNetwork(model, join_states(states), checks, head, rates)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One training of a network.
+
+    Attributes:
+        backbone: From images to features.
+        model: From images to logits, as it was left; it shares the layers of the backbone.
+        trunk: Its frozen part, from images to activations; `None` where nothing is frozen.
+        tail: What was trained, from these to logits.
+        state: How.
+        checks: What it noticed about itself.
+        rates: Learning rates that were tried before, and the loss at each.
+    """
+
+    backbone: Any
+    model: Any
+    trunk: Any
+    tail: Any
+    state: State
+    checks: list[tuple[str, Check]]
+    rates: tuple[np.ndarray, np.ndarray] | None
+
+
+def train_once(
+    job: Job,
+    contender: NetworkContender,
+    rows: pd.DataFrame,
+    head: FittedClassifier | None,
+    stopping: pd.DataFrame | None,
+    number: int,
+    *,
+    last_epoch: int | None,
+    checkpoint: Path | None,
+    checked: bool,
+) -> Training:
+    """Train a network once.
+
+    Args:
+        job: See `fit_network`.
+        contender: See there.
+        rows: See there.
+        head: See there.
+        stopping: See there.
+        number: Of the training; others start from the same pretrained weights, and draw what is
+            random anew, but for the views that are kept of each image.
+        last_epoch: See there.
+        checkpoint: See there.
+        checked: See there.
+    """
+    spec, settings = backbone_spec(contender), one_training(contender.training)
+    class_names, seed = job.run.class_names(), seed_of(job.config.seed, number)
     targets = frames.targets_of(rows["label"], class_names)
     files = files_of(job.root, rows)
     maker = make_views(job, spec, files)
-    backbone, model = initial_network(job, contender, maker, files, targets, head)
+    backbone, model = initial_network(job, contender, maker, files, targets, head, seed)
     initial = head_weights(model)
     point = freeze_point(spec, contender.freeze) if contender.recipe == "fine_tune" else ""
     prepare = Preparation(job, contender, spec, maker, model, point)
-    feed = prepare.feed(files, targets)
+    feed = prepare.feed(files, targets, seed)
     network = prepare.tail
     layers = unfreeze(network, norms=contender.recipe == "from_scratch")
     groups = learning_groups(layers, settings.backbone_rate if head else 1.0)
@@ -199,6 +274,8 @@ def fit_network(
     rates = None
     if checked and settings.rate_test:
         rates = try_rates(network, groups, loss, feed, settings)
+    several = contender.training.num_trainings
+    which = f"{number + 1} of {several}, " if several > 1 else ""
     state = train(
         network,
         groups,
@@ -208,16 +285,67 @@ def fit_network(
         validate=validate,
         last_epoch=last_epoch,
         checkpoint=checkpoint,
-        fingerprint=fingerprint_of(job, contender, maker, rows, stopping, *initial),
-        progress=lambda text: job.watcher.say(f"  {text}"),
+        fingerprint=fingerprint_of(job, contender, maker, rows, stopping, seed, *initial),
+        progress=lambda text: job.watcher.say(f"  {which}{text}"),
     )
     if checked:
         images = np.concatenate(list(maker.batches(files.take(positions), 0)))
         num_val = len(stopping) if stopping is not None else 0
         checks += [("after", c) for c in check_after(model, images, state, num_val)]
-    kernel, bias = head_weights(model)
-    finished = attach_linear_head(backbone, kernel, bias, contender.name)
-    return TrainedNetwork(finished, state, checks, head, rates)
+    return Training(backbone, model, prepare.trunk, network, state, checks, rates)
+
+
+def one_training(settings: TrainingSection) -> TrainingSection:
+    """Give one of several trainings its share of the epochs."""
+    return settings.model_copy(update={"epochs": settings.epochs // settings.num_trainings})
+
+
+def seed_of(seed: int, number: int) -> int:
+    """Derive the seed of a training; the first one has the seed itself."""
+    return int(np.random.default_rng([seed, number]).integers(2**31)) if number else seed
+
+
+def leave_parts_out(
+    rows: pd.DataFrame, class_names: Sequence[str], number: int, seed: int
+) -> list[pd.DataFrame]:
+    """Divide rows into parts of whole groups; give, for each of them, all rows of the others."""
+    targets = frames.targets_of(rows["label"], class_names)
+    fractions = {str(part): 1 / number for part in range(number)}
+    part = assign_splits(targets, rows["group"].tolist(), fractions, f"{seed} members")
+    return [rows[part != name].reset_index(drop=True) for name in fractions]
+
+
+def finish(contender: NetworkContender, last: Training, states: Sequence[State]) -> Any:
+    """Make the network that a contender answers with: from images to probabilities.
+
+    Args:
+        contender: Whose.
+        last: The last training, whose layers hold its weights.
+        states: Of all trainings.
+    """
+    averaging, members = contender.training.averaging, contender.training.members
+    weights = [state.best for state in states]
+    if averaging == "snapshots":
+        weights = states[0].snapshots[-members:]
+    if averaging == "soup":
+        for variable, values in zip(last.tail.variables, zip(*weights, strict=True), strict=True):
+            variable.assign(np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype))
+    if averaging in ("none", "ema", "soup"):
+        return attach_linear_head(last.backbone, *head_weights(last.model), contender.name)
+    return share_trunk(last.trunk, last.tail, weights, contender.name)
+
+
+def join_states(states: Sequence[State]) -> State:
+    """Tell of several trainings, one after the other, as of one."""
+    history: list[EpochFacts] = []
+    for state in states:
+        history += [row._replace(epoch=len(history) + row.epoch) for row in state.history]
+    return replace(
+        states[0],
+        history=history,
+        step_losses=[loss for state in states for loss in state.step_losses],
+        kept=sum(state.kept for state in states),
+    )
 
 
 def initial_network(
@@ -227,13 +355,14 @@ def initial_network(
     files: ImageFiles,
     targets: np.ndarray,
     head: FittedClassifier | None,
+    seed: int,
 ) -> tuple[Any, Any]:
-    """Build the network that a training starts from.
+    """Build the network that a training starts from; the seed is that of the training.
 
     Returns:
         The backbone, and the model from images to logits that shares its layers.
     """
-    spec, seed = backbone_spec(contender), job.config.seed
+    spec = backbone_spec(contender)
     settings, num_classes = contender.training, len(job.run.class_names())
     if head:
         backbone = build_backbone(spec)
@@ -276,9 +405,9 @@ class Preparation:
         if point:
             self.trunk, self.tail = part_network(spec, model, point)
 
-    def feed(self, files: ImageFiles, targets: np.ndarray) -> BoundaryFeed | LoaderFeed:
-        """Make what the network is trained on."""
-        seed, settings = self.job.config.seed, self.contender.training
+    def feed(self, files: ImageFiles, targets: np.ndarray, seed: int) -> BoundaryFeed | LoaderFeed:
+        """Make what the network is trained on, in an order that the seed decides."""
+        settings = self.contender.training
         order = functools.partial(epoch_order, targets, settings.sampling, seed)
         if self.point:
             self.check_room(len(targets))
@@ -447,6 +576,7 @@ def fingerprint_of(
     maker: ViewMaker,
     rows: pd.DataFrame,
     stopping: pd.DataFrame | None,
+    seed: int,
     kernel: np.ndarray,
     bias: np.ndarray,
 ) -> str:
@@ -455,7 +585,7 @@ def fingerprint_of(
     facts = [
         contender.model_dump(mode="json"),
         maker.space(view=1),
-        job.config.seed,
+        [job.config.seed, seed],
         network_space(setup_of(job.config)),
         weights_fingerprint(backbone_spec(contender)),
         max_bytes(),  # decides whether crops are cut from files or from what is kept of them

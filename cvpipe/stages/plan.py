@@ -1,6 +1,6 @@
 """From what a person typed to a checked config: before anything heavy starts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,9 @@ from cvpipe.classifiers.table import CLASSIFIERS, SEARCHES, count_search_fits
 from cvpipe.config import (
     FOLDERS,
     PRESETS,
+    ClassicContender,
     Config,
+    EnsembleContender,
     NetworkContender,
     load_config,
     name_of,
@@ -26,10 +28,13 @@ from cvpipe.models.transfer import WHOLE_NETWORK, freeze_point
 from cvpipe.stages.contact_sheet import changes_images
 from cvpipe.stages.recipes import (
     MAJORITY,
+    AnyFeature,
     backbone_spec,
     classifier_of,
+    is_baseline,
     is_trained,
     known_features,
+    members_of,
     names_to_learn,
     probe_feature,
     trains_on_images,
@@ -139,34 +144,59 @@ def check_names(config: Config) -> Config:
     for contender in config.contender:
         if isinstance(contender, NetworkContender):
             check_network(config, contender)
-            continue
-        check_name("classifier", contender.classifier, CLASSIFIERS)
-        for name in contender.features:
-            feature = features[check_name("feature", name, features)]
-            if isinstance(feature, DeepFeature):
-                check_deep_feature(feature)
-        if not contender.features and contender.classifier != MAJORITY:
-            raise InputError(
-                f"contender {contender.name!r} has the classifier {contender.classifier!r} but "
-                f"no features; choose some of {sorted(features)}."
-            )
-        parts = {name: features[name] for name in contender.features if name in features}
-        signed = [n for n, part in parts.items() if isinstance(part, Feature) and part.is_signed]
-        if signed and CLASSIFIERS[contender.classifier].non_negative:
-            raise InputError(
-                f"contender {contender.name!r} gives {signed[0]!r}, which has negative numbers, to "
-                f"{contender.classifier!r}, which is for histograms; choose 'rbf_svm' or "
-                "'linear_svm'."
-            )
-        files = [name for name in contender.features if isinstance(FEATURES.get(name), FileFeature)]
-        if files and not CLASSIFIERS[contender.classifier].any_scale:
-            fitting = sorted(name for name, c in CLASSIFIERS.items() if c.any_scale)
-            raise InputError(
-                f"contender {contender.name!r} gives {files[0]!r} to {contender.classifier!r}, for "
-                f"which its largest numbers, the bytes of the file, would decide alone; choose one "
-                f"of {fitting}."
-            )
+        elif isinstance(contender, EnsembleContender):
+            check_members(config, contender)
+        else:
+            check_classic(contender, features)
     return config
+
+
+def check_classic(contender: ClassicContender, features: Mapping[str, AnyFeature]) -> None:
+    """Refuse features and a classifier that do not exist, or do not fit together.
+
+    Raises:
+        InputError: See the message.
+    """
+    check_name("classifier", contender.classifier, CLASSIFIERS)
+    for name in contender.features:
+        feature = features[check_name("feature", name, features)]
+        if isinstance(feature, DeepFeature):
+            check_deep_feature(feature)
+    if not contender.features and contender.classifier != MAJORITY:
+        raise InputError(
+            f"contender {contender.name!r} has the classifier {contender.classifier!r} but "
+            f"no features; choose some of {sorted(features)}."
+        )
+    parts = {name: features[name] for name in contender.features if name in features}
+    signed = [n for n, part in parts.items() if isinstance(part, Feature) and part.is_signed]
+    if signed and CLASSIFIERS[contender.classifier].non_negative:
+        raise InputError(
+            f"contender {contender.name!r} gives {signed[0]!r}, which has negative numbers, to "
+            f"{contender.classifier!r}, which is for histograms; choose 'rbf_svm' or "
+            "'linear_svm'."
+        )
+    files = [name for name in contender.features if isinstance(FEATURES.get(name), FileFeature)]
+    if files and not CLASSIFIERS[contender.classifier].any_scale:
+        fitting = sorted(name for name, c in CLASSIFIERS.items() if c.any_scale)
+        raise InputError(
+            f"contender {contender.name!r} gives {files[0]!r} to {contender.classifier!r}, for "
+            f"which its largest numbers, the bytes of the file, would decide alone; choose one "
+            f"of {fitting}."
+        )
+
+
+def check_members(config: Config, ensemble: EnsembleContender) -> None:
+    """Refuse an ensemble with a member that looks at no pixel: it would learn to guess from files.
+
+    Raises:
+        InputError: There is such a member.
+    """
+    for member in members_of(config, ensemble):
+        if is_baseline(member):
+            raise InputError(
+                f"the ensemble {ensemble.name!r} has the member {member.name!r}, which looks at no "
+                "pixel: it is a yardstick for the others; leave it out."
+            )
 
 
 def check_network(config: Config, contender: NetworkContender) -> None:
@@ -208,10 +238,11 @@ def check_network(config: Config, contender: NetworkContender) -> None:
             f"augment.quarter_turns needs images as high as wide, but those of contender {name!r} "
             f"are {spec.size[0]}x{spec.size[1]}; choose a square image_size."
         )
-    if is_trained(contender) and training.warmup_epochs * training.cycles >= training.epochs:
+    epochs = training.epochs // (training.cycles * training.num_trainings)
+    if is_trained(contender) and training.warmup_epochs >= epochs:
         raise InputError(
-            f"contender {name!r} warms up over {training.warmup_epochs:g} of "
-            f"{training.epochs // training.cycles} epochs; choose fewer training.warmup_epochs, "
+            f"contender {name!r} warms up over {training.warmup_epochs:g} of {epochs} epochs; "
+            "choose fewer training.warmup_epochs, "
             "or more training.epochs."
         )
 
@@ -231,6 +262,8 @@ def estimate_seconds(config: Config, num_images: int) -> float:
     for contender in config.contender:
         if isinstance(contender, NetworkContender) and is_trained(contender):
             per_image += training_seconds(config, contender)
+            continue
+        if isinstance(contender, EnsembleContender):
             continue
         classifier = CLASSIFIERS[classifier_of(contender)]
         last = 1 + SEARCHES[contender.search] * classifier.calibrate

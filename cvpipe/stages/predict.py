@@ -1,5 +1,6 @@
 """Class probabilities for new image files, from a run or from an exported bundle."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import NetworkContender, usable_cores
+from cvpipe.config import EnsembleContender, NetworkContender, usable_cores
 from cvpipe.data.images import DECODE_RULE, DecodeRule, decode_rule
 from cvpipe.errors import InputError, check_name
 from cvpipe.files import read_json
 from cvpipe.inference.calibration import Calibration
+from cvpipe.inference.ensembling import Ensemble
 from cvpipe.models.features import build_embed
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.calibration import load_calibration
@@ -23,6 +25,7 @@ from cvpipe.stages.contenders import (
     load_predictor,
     stored_describer,
 )
+from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.features import Describe, from_images
 
 
@@ -95,6 +98,15 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
     calibration = load_calibration(run, name)
     decisions = run.decisions_path(name)
     point = read_json(decisions)["operating_point"] if decisions.exists() else {}
+    if isinstance(contender, EnsembleContender):
+        members = [load_contender(run, member) for member in contender.members]
+        return ImageClassifier(
+            name,
+            run.class_names(),
+            lambda paths: np.hstack([m.classify(m.describe(paths)) for m in members]),
+            calibrated(functools.partial(combine_rows, load_ensemble(run, name)), calibration),
+            point,
+        )
     if isinstance(contender, NetworkContender):
         # The whole network as it is stored: what an export is made of.
         model = load_network(part / "model.keras")
@@ -114,6 +126,12 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
         calibrated(load_predictor(run, contender), calibration),
         point,
     )
+
+
+def combine_rows(ensemble: Ensemble, rows: np.ndarray) -> np.ndarray:
+    """Combine the probabilities of the members, which stand side by side in each row."""
+    members = rows.reshape(len(rows), len(ensemble.weights), -1).swapaxes(0, 1)
+    return ensemble.apply(members)
 
 
 def calibrated(

@@ -10,11 +10,14 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
-from cvpipe.config import Contender
+from cvpipe.config import EnsembleContender, SingleContender
 from cvpipe.files import write_table
+from cvpipe.stages.calibration import calibrate_table, load_calibration
 from cvpipe.stages.contenders import fit_rows, predict_by_refit, predict_rows, store_fit
+from cvpipe.stages.ensembles import combine, load_ensemble, pieces_of
 from cvpipe.stages.job import Job
 from cvpipe.stages.networks import CHECKPOINT, drop_checkpoint, store_history
+from cvpipe.stages.recipes import members_first
 from cvpipe.stages.split import fold_column
 
 
@@ -28,10 +31,21 @@ def run_careless(job: Job) -> None:
     train = alone[alone["careless"] == "train"].reset_index(drop=True)
     test = alone[alone["careless"] == "test"].reset_index(drop=True)
     with job.timed("careless", "careless split: what a plain random split would have claimed"):
-        for contender in job.config.contender:
+        for contender in members_first(job.config):
             path = job.run.predictions_path(contender.name, "test", "careless")
-            if not path.exists():
+            if path.exists():
+                continue
+            if isinstance(contender, EnsembleContender):
+                write_table(path, combine_careless(job, contender))
+            else:
                 write_table(path, predict_by_refit(job, contender, train, test))
+
+
+def combine_careless(job: Job, contender: EnsembleContender) -> pd.DataFrame:
+    """Combine what the members of an ensemble say, with the weights found for the holdout."""
+    tables = [job.run.predictions("test", name, "careless") for name in contender.members]
+    combined = combine(load_ensemble(job.run, contender.name), tables)
+    return calibrate_table(combined, load_calibration(job.run, contender.name))
 
 
 def run_folds(job: Job) -> None:
@@ -45,9 +59,13 @@ def run_folds(job: Job) -> None:
     for repeat in range(num_repeats):
         folds = sorted(manifest[fold_column(repeat)].unique())
         which = f" (repeat {repeat + 1} of {num_repeats})" if num_repeats > 1 else ""
-        for contender in job.config.contender:
+        for contender in members_first(job.config):
             path = job.run.predictions_path(contender.name, "test", "kfold", repeat)
-            if not path.exists():
+            if path.exists():
+                continue
+            if isinstance(contender, EnsembleContender):
+                write_table(path, combine_folds(job, contender, repeat))
+            else:
                 title = f"folds: {contender.name}, {num_folds} fits{which}"
                 with job.timed(f"folds {contender.name}", title):
                     tables = [
@@ -58,8 +76,20 @@ def run_folds(job: Job) -> None:
                 trim(cache_root(), max_bytes())  # what is learned anew leaves rows at every fold
 
 
+def combine_folds(job: Job, contender: EnsembleContender, repeat: int) -> pd.DataFrame:
+    """Combine what the members of an ensemble say of each fold; store one table each, and pool."""
+    tables = []
+    for fold, piece in pieces_of(job, contender, "kfold", repeat).items():
+        table = combine(*piece)
+        part = job.run.part_path(contender.name, f"r{repeat}-f{fold}")
+        write_table(part / "predictions.csv", table)
+        tables.append(table)
+    pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
+    return frames.check_predictions(pooled)
+
+
 def predict_fold(
-    job: Job, contender: Contender, manifest: pd.DataFrame, repeat: int, fold: str
+    job: Job, contender: SingleContender, manifest: pd.DataFrame, repeat: int, fold: str
 ) -> pd.DataFrame:
     """Predict one fold, hyperparameters searched and fitted on the others; kept once done."""
     part = job.run.part_path(contender.name, f"r{repeat}-f{fold}")

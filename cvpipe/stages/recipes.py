@@ -1,6 +1,12 @@
 """What a contender of the config consists of, by name: before anything heavy is loaded."""
 
-from cvpipe.config import Config, Contender, NetworkContender
+from cvpipe.config import (
+    Config,
+    Contender,
+    EnsembleContender,
+    NetworkContender,
+    SingleContender,
+)
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES, Feature, FileFeature, make_feature
 from cvpipe.models.backbones import BACKBONES, NO_WEIGHTS, PRETRAINED, BackboneSpec
@@ -62,8 +68,10 @@ def probe_name(contender: NetworkContender) -> str:
 def feature_names(contender: Contender) -> tuple[str, ...]:
     """Name the features and backbones whose rows a contender's classifier reads.
 
-    A network that is trained reads images.
+    A network that is trained reads images, and an ensemble what its members say.
     """
+    if isinstance(contender, EnsembleContender):
+        return ()
     if isinstance(contender, NetworkContender):
         return () if is_trained(contender) else (probe_name(contender),)
     return contender.features
@@ -95,7 +103,9 @@ def backbones_of(config: Config, contender: Contender) -> list[BackboneSpec]:
 
 
 def classifier_of(contender: Contender) -> str:
-    """Name the classifier that is fitted on a contender's features; `""` of a trained network."""
+    """Name the classifier that is fitted on a contender's features; `""` where none is."""
+    if isinstance(contender, EnsembleContender):
+        return ""
     if isinstance(contender, NetworkContender):
         return "" if is_trained(contender) else SOFTMAX
     return contender.classifier
@@ -108,6 +118,8 @@ def is_majority(contender: Contender) -> bool:
 
 def is_baseline(contender: Contender) -> bool:
     """Tell whether a contender looks at no pixel: a yardstick, not a candidate."""
+    if isinstance(contender, EnsembleContender):
+        return False
     files_alone = all(isinstance(FEATURES.get(n), FileFeature) for n in feature_names(contender))
     return not is_trained(contender) and (is_majority(contender) or files_alone)
 
@@ -130,3 +142,14 @@ def trains_on_images(contender: Contender) -> bool:
         return False
     whole = contender.recipe == "fine_tune" and contender.freeze == WHOLE_NETWORK
     return whole or contender.recipe == "from_scratch"
+
+
+def members_of(config: Config, ensemble: EnsembleContender) -> list[SingleContender]:
+    """List the members of an ensemble, in its order."""
+    by_name = {c.name: c for c in config.contender if not isinstance(c, EnsembleContender)}
+    return [by_name[name] for name in ensemble.members]
+
+
+def members_first(config: Config) -> list[Contender]:
+    """List all contenders in an order in which members come before their ensembles."""
+    return sorted(config.contender, key=lambda c: isinstance(c, EnsembleContender))

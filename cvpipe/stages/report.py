@@ -9,7 +9,7 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.classifiers.table import CLASSIFIERS
-from cvpipe.config import Contender, NetworkContender
+from cvpipe.config import Contender, EnsembleContender, NetworkContender
 from cvpipe.data.duplicates import DISTANCE
 from cvpipe.data.images import DecodeRule, decode_rule, read_image, resize_image
 from cvpipe.errors import InputError
@@ -31,6 +31,7 @@ from cvpipe.stages.compare import model_bytes, write_contenders
 from cvpipe.stages.contact_sheet import report_sheet
 from cvpipe.stages.contenders import describe_search
 from cvpipe.stages.decide import collect_decisions
+from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import fingerprint_of
 from cvpipe.stages.job import Job
 from cvpipe.stages.predict import load_contender
@@ -50,6 +51,22 @@ SAMPLES_PER_CLASS = 6
 MAX_MISTAKES = 24
 THUMBNAIL_PIXELS = 144
 SPEED_IMAGES = 64
+COMBINED = {
+    "mean": "mean",
+    "geometric_mean": "geometric mean",
+    "weighted": "mean, with weights fitted on val,",
+    "vote": "majority vote",
+    "greedy": "mean, members picked on val,",
+    "stacking": "stacking",
+}
+AVERAGED = {
+    "none": "",
+    "snapshots": "; mean of its last {} snapshots",
+    "restarts": "; mean of {} trainings",
+    "folds": "; mean of {} trainings, each without another part of train",
+    "soup": "; mean weights of {} trainings",
+    "ema": "; moving average of its weights",
+}
 
 
 def run_report(job: Job) -> None:
@@ -149,6 +166,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         augmentation=report_sheet(run, root, manifest),
         understanding=collect_understanding(run, root, manifest),
         training=collect_training(run),
+        members=run.members(),
     )
 
 
@@ -220,7 +238,9 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
     """Say what a contender is and what it cost."""
     fit = read_json(run.part_path(contender.name) / "fit.json")
     features = known_features(run.config())
-    if isinstance(contender, NetworkContender):
+    if isinstance(contender, EnsembleContender):
+        description = describe_ensemble(contender, load_ensemble(run, contender.name).method)
+    elif isinstance(contender, NetworkContender):
         description = describe_network(contender)
     else:
         titles = [features[name].title for name in contender.features]
@@ -245,11 +265,22 @@ def describe_network(contender: NetworkContender) -> str:
     if contender.recipe == "linear_probe":
         return f"{probe_feature(contender).title}, with {CLASSIFIERS[SOFTMAX].title}"
     if contender.recipe == "from_scratch":
-        return f"{title}; trained from scratch on images of {height}x{width}"
+        averaged = AVERAGED[contender.training.averaging].format(contender.training.members)
+        return f"{title}; trained from scratch on images of {height}x{width}{averaged}"
     point = freeze_point(spec, contender.freeze)
     frozen = f"frozen up to {point}, fine-tuned behind it" if point else "fine-tuned as a whole"
     views = f", on {contender.views} views of each image" if contender.views > 1 else ""
-    return f"{title}; pretrained on ImageNet, {frozen}{views}"
+    averaged = AVERAGED[contender.training.averaging].format(contender.training.members)
+    return f"{title}; pretrained on ImageNet, {frozen}{views}{averaged}"
+
+
+def describe_ensemble(contender: EnsembleContender, method: str) -> str:
+    """Say what an ensemble is made of, and how its members are combined in the end."""
+    names = list(contender.members)
+    listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    fallback = method != contender.combine
+    why = f" (too few images to fit the weights of {contender.combine!r})" if fallback else ""
+    return f"{COMBINED[method]} of {listed}{why}"
 
 
 def confident_mistakes(predictions: pd.DataFrame, root: Path, rule: DecodeRule) -> list[Mistake]:

@@ -32,7 +32,7 @@ from cvpipe.stages.halves import rows_for_stopping
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.learning_curve import run_learning_curve
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
-from cvpipe.stages.recipes import backbones_of, is_trained, uses_augmentation
+from cvpipe.stages.recipes import backbones_of, is_trained, members_first, uses_augmentation
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
@@ -171,7 +171,7 @@ def run_stages(job: Job, rows: pd.DataFrame) -> None:
     if not job.run.manifest_path.exists():
         run_split(job, run_audit(job, rows))
     train, val = rows_of_split(job, "train"), rows_of_split(job, "val")
-    for contender in job.config.contender:
+    for contender in members_first(job.config):
         if not (job.run.part_path(contender.name) / "fit.json").exists():
             with job.timed(f"fit {contender.name}", f"fit: {contender.name}"):
                 fit_contender(job, contender, train, val[rows_for_stopping(val)])

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.classifiers.search import linear_head
-from cvpipe.config import Contender, NetworkContender
+from cvpipe.config import Contender, EnsembleContender, NetworkContender
 from cvpipe.data.audit import hash_file
 from cvpipe.data.images import DecodeRule, decode_rule, read_image
 from cvpipe.data.manifest import is_image_name
@@ -55,7 +55,7 @@ from cvpipe.stages.export import contender_to_export
 from cvpipe.stages.features import ImageFiles, from_images
 from cvpipe.stages.halves import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody, Watcher
-from cvpipe.stages.predict import calibrated
+from cvpipe.stages.predict import calibrated, load_contender
 from cvpipe.stages.recipes import classifier_of, feature_names, is_baseline, known_features
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.stored_models import load_estimator
@@ -335,6 +335,13 @@ def score_files(
     run: Run, contender: Contender, folder: Path, image_ids: Sequence[str], watcher: Watcher
 ) -> dict[str, np.ndarray]:
     """Score image files that can be read."""
+    if isinstance(contender, EnsembleContender):  # of its probabilities alone
+        predictions = load_contender(run, contender.name).predict_proba(
+            [folder / image_id for image_id in image_ids]
+        )
+        return score_images(
+            {}, frames.probabilities_of(predictions), np.empty((len(predictions), 0))
+        )
     sha256s = [hash_file(folder / image_id) for image_id in image_ids]
     describer = stored_describer(run, contender)
     features = describer.describe(ImageFiles(folder, image_ids, sha256s), watcher)

@@ -254,6 +254,36 @@ def test_snapshots_are_the_ends_of_cycles():
         assert same(snapshot, seen[epoch - 1])
 
 
+def test_a_moving_average_of_the_weights_by_hand():
+    """A step of SGD at a time, averaged beside it; val sees the average, the steps do not."""
+    plain, averaged = make_network(), make_network()
+    common = {"optimizer": "sgd", "schedule": "constant", "warmup_epochs": 0.0, "epochs": 2}
+    kernel = plain.get_layer("head").kernel
+    history, seen = [], []
+
+    class Watched(ArrayFeed):
+        def epoch(self, number):
+            for batch in super().epoch(number):
+                yield batch
+                history.append(kernel.numpy())
+
+    fit(plain, settings_of(**common), Watched(*make_data()))
+    expected = history[0]
+    for value in history[1:]:
+        expected = 0.8 * expected + 0.2 * value
+
+    def validate():
+        seen.append(averaged.get_layer("head").kernel.numpy())
+        return 1.0, 0.5
+
+    settings = settings_of(**common, averaging="ema", ema_decay=0.8, early_stopping=False)
+    state = fit(averaged, settings, validate=validate)
+    np.testing.assert_allclose(averaged.get_layer("head").kernel.numpy(), expected, atol=1e-6)
+    np.testing.assert_array_equal(seen[-1], averaged.get_layer("head").kernel.numpy())
+    assert same(state.best, weights_of(averaged))
+    assert not np.allclose(history[-1], expected, atol=1e-4)
+
+
 # --- determinism and resuming -----------------------------------------------------------
 
 
@@ -267,9 +297,15 @@ def test_two_trainings_are_equal_to_the_bit(optimizer):
 
 
 @pytest.mark.parametrize(
-    ("fail_at", "mixed"), [(0, False), (3, False), (6, False), (7, True), (13, False), (23, True)]
+    ("fail_at", "mixed", "averaging"),
+    [
+        *((0, False, "none"), (3, False, "ema"), (6, False, "none"), (7, True, "none")),
+        *((13, False, "ema"), (19, True, "ema"), (23, True, "none")),
+    ],
 )
-def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(fail_at, mixed, tmp_path):
+def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(
+    fail_at, mixed, averaging, tmp_path
+):
     settings = settings_of(
         epochs=4,
         dropout=0.5,
@@ -278,6 +314,7 @@ def test_a_training_that_was_interrupted_goes_on_to_the_same_bits(fail_at, mixed
         cycles=2,
         patience=10,
         mixed_precision=mixed,
+        averaging=averaging,
     )
     inputs, targets = make_data()
     held_out = make_data(30, seed=1)

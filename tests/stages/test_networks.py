@@ -309,6 +309,167 @@ def test_a_fast_runtime_fits_and_tensorflow_measures(contender, run, photos, row
     np.testing.assert_allclose(build_embed(model)(pixels), expected, atol=1e-6)
 
 
+# --- several networks -------------------------------------------------------------------
+
+AVERAGED = {"epochs": 4, "batch_size": 8, "warmup_epochs": 0.5, "early_stopping": False}
+CYCLES = {"averaging": "snapshots", "schedule": "cyclic", "cycles": 4, "members": 2}
+AVERAGINGS = [
+    {**AVERAGED, **CYCLES, "warmup_epochs": 0.25},
+    *({**AVERAGED, "averaging": name, "members": 2} for name in ("restarts", "folds", "soup")),
+    {**AVERAGED, "averaging": "ema", "ema_decay": 0.5},
+]
+
+
+def probabilities_of(job, rows, model):
+    """What a network says of manifest rows, computed by the function that knows no cache."""
+    rule = decode_rule(job.config.images, job.config.data)
+    maker = ViewMaker(tuple(model.input_shape[1:3]), rule, job.config.augment, 0, 2)
+    return build_embed(model)(np.concatenate(list(maker.batches(files_of(job.root, rows), 0))))
+
+
+@pytest.mark.parametrize("training", AVERAGINGS, ids=lambda t: t["averaging"])
+@pytest.mark.parametrize("contender", [FINE_TUNED, FROM_SCRATCH], ids=lambda c: c["name"])
+def test_an_averaged_contender_is_one_file_that_says_what_was_measured(
+    contender, training, run, photos, rows, tmp_path
+):
+    if contender is FROM_SCRATCH and training["averaging"] == "soup":
+        pytest.skip("refused: the mean of unrelated weights means nothing")
+    job = job_of(run, photos, tmp_path / "run", {**contender, "training": training})
+    (section,) = job.config.contender
+    fit = fit_rows(job, section, rows["train"], rows["val"], checked=True)
+    networks.store_trained(tmp_path / "part", fit.trained)
+    stored = import_keras().models.load_model(tmp_path / "part/model.keras", safe_mode=True)
+    table = predict_rows(job, fit, rows["val"])
+    measured = frames.probabilities_of(table)
+    np.testing.assert_allclose(probabilities_of(job, rows["val"], stored), measured, atol=1e-6)
+    history = pd.read_csv(tmp_path / "part/history.csv")
+    assert list(history["epoch"]) == [1, 2, 3, 4]  # the budget, however many trainings share it
+    assert fit.fitted.chosen["epochs"] == 4
+    again = refit_rows(job, section, rows["train"], fit.fitted.chosen)
+    np.testing.assert_array_equal(
+        frames.probabilities_of(predict_rows(job, again, rows["val"])), measured
+    )
+
+
+def train_members(job, section, parts, stopping, head):
+    """Train each member by itself."""
+    return [
+        networks.train_once(
+            *(job, section, part, head, stopping, number),
+            last_epoch=None,
+            checkpoint=None,
+            checked=False,
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+@pytest.mark.parametrize("averaging", ["restarts", "folds"])
+def test_several_trainings_say_the_mean_of_what_each_says(averaging, run, photos, rows, tmp_path):
+    training = {**AVERAGED, "averaging": averaging, "members": 2}
+    job = job_of(run, photos, tmp_path / "run", {**FROM_SCRATCH, "training": training})
+    (section,) = job.config.contender
+    model = networks.fit_network(job, section, rows["train"], None, None).model
+    parts = [rows["train"]] * 2
+    if averaging == "folds":
+        parts = networks.leave_parts_out(rows["train"], run.class_names(), 2, 0)
+    said = []
+    for member in train_members(job, section, parts, None, None):
+        logits = probabilities_of(job, rows["val"], member.model)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        said.append(powers / powers.sum(axis=1, keepdims=True))
+    assert np.abs(said[0] - said[1]).max() > 1e-3
+    mean = probabilities_of(job, rows["val"], model)
+    np.testing.assert_allclose(mean, np.mean(said, axis=0), atol=1e-6)
+
+
+def test_the_first_of_several_trainings_is_the_one_of_a_contender_with_its_epochs(
+    run, photos, rows, tmp_path
+):
+    """Whoever turns averaging on keeps what was known of the first member."""
+    several = {**AVERAGED, "averaging": "restarts", "members": 2}
+    alone = {**AVERAGED, "epochs": 2}
+    models = []
+    for training in (several, alone):
+        job = job_of(run, photos, tmp_path / "run", {**FROM_SCRATCH, "training": training})
+        (section,) = job.config.contender
+        models.append(train_members(job, section, [rows["train"]], None, None)[0].model)
+    for one, other in zip(models[0].weights, models[1].weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_snapshots_share_the_frozen_part_and_the_last_of_them_count(run, photos, rows, tmp_path):
+    job = job_of(run, photos, tmp_path / "run", {**FINE_TUNED, "training": AVERAGINGS[0]})
+    (section,) = job.config.contender
+    fit = fit_rows(job, section, rows["train"], rows["val"])
+    model, snapshots = fit.trained.model, fit.trained.state.snapshots
+    kernels = [v for v in model.weights if v.path.startswith("head") and "kernel" in v.path]
+    assert len(snapshots) == 4
+    assert len(kernels) == 2
+    (alone,) = train_members(job, section, [rows["train"]], None, fit.trained.head)
+    index = [variable.path for variable in alone.tail.variables].index("head/kernel")
+    for kernel, snapshot in zip(kernels, snapshots[-2:], strict=True):
+        np.testing.assert_array_equal(kernel.numpy(), snapshot[index])
+    trunk = sum(np.prod(v.shape) for v in model.weights if "_member_" not in v.path)
+    tails = sum(np.prod(v.shape) for v in model.weights if "_member_" in v.path)
+    assert trunk > tails / 2 > 0
+
+
+def test_a_soup_has_the_mean_weights(run, photos, rows, tmp_path):
+    training = AVERAGINGS[3]
+    assert training["averaging"] == "soup"
+    job = job_of(run, photos, tmp_path / "run", {**FINE_TUNED, "training": training})
+    (section,) = job.config.contender
+    fit = fit_rows(job, section, rows["train"], rows["val"])
+    members = train_members(job, section, [rows["train"]] * 2, None, fit.trained.head)
+    kernels = [member.model.get_layer("head").kernel.numpy() for member in members]
+    assert not np.array_equal(*kernels)
+    stirred = fit.trained.model.get_layer("head").kernel.numpy()
+    np.testing.assert_allclose(stirred, np.mean(kernels, axis=0), atol=1e-7)
+
+
+def test_folds_leave_whole_groups_out_and_each_of_them_once(run, rows):
+    train = rows["train"].assign(group=[f"g{n // 3}" for n in range(len(rows["train"]))])
+    parts = networks.leave_parts_out(train, run.class_names(), 3, seed=1)
+    left_out = [set(train["image_id"]) - set(part["image_id"]) for part in parts]
+    assert sorted(name for part in left_out for name in part) == sorted(train["image_id"])
+    for part, missing in zip(parts, left_out, strict=True):
+        assert not set(part["group"]) & set(train[train["image_id"].isin(missing)]["group"])
+
+
+def test_several_trainings_go_on_from_where_they_were_stopped(
+    run, photos, rows, tmp_path, monkeypatch
+):
+    training = {**AVERAGED, "averaging": "restarts", "members": 2}
+    job = job_of(run, photos, tmp_path / "run", {**FROM_SCRATCH, "training": training})
+    (section,) = job.config.contender
+    undisturbed = networks.fit_network(job, section, rows["train"], None, None)
+    original, calls = networks.train, []
+
+    def interrupted(*arguments, **options):
+        calls.append(options["checkpoint"])
+        if len(calls) == 2:
+            options["progress"] = stop
+        return original(*arguments, **options)
+
+    def stop(text):
+        raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "checkpoint/training.npz"
+    monkeypatch.setattr(networks, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        networks.fit_network(job, section, rows["train"], None, None, checkpoint=checkpoint)
+    assert sorted(p.name for p in checkpoint.parent.iterdir()) == [
+        "training-0.npz",
+        "training-1.npz",
+    ]
+    monkeypatch.setattr(networks, "train", original)
+    resumed = networks.fit_network(job, section, rows["train"], None, None, checkpoint=checkpoint)
+    assert str(resumed.state.history) == str(undisturbed.state.history)
+    for one, other in zip(resumed.model.weights, undisturbed.model.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
 # --- determinism ------------------------------------------------------------------------
 
 
