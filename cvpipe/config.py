@@ -615,6 +615,8 @@ class EvaluateSection(Section):
         conformal_level: Share of images whose prediction set is to hold the true class.
         learning_curve: Whether the chosen contender and the exported one are also fitted on parts
             of train, to say what more images would bring.
+        views: How contenders see an image when they predict, `"single"` among them: the mean over
+            several views of it costs as many passes. Which one a contender has is chosen on val.
     """
 
     select_by: Literal[
@@ -629,10 +631,21 @@ class EvaluateSection(Section):
     at_least: float = Field(default=DEFAULT_AT_LEAST, gt=0.0, le=1.0)
     conformal_level: float = Field(default=0.9, gt=0.0, lt=1.0)
     learning_curve: bool = True
+    views: Names = ("single",)
 
     def __hash__(self) -> int:
         # A table has no hash of its own, and the order of its keys must not matter.
         return hash(json.dumps(self.model_dump(), sort_keys=True))
+
+    @field_validator("views")
+    @classmethod
+    def _compare_with_a_single_view(cls, views: tuple[str, ...]) -> tuple[str, ...]:
+        if "single" not in views:
+            raise ValueError(
+                "'single' must be among the views, because the others are compared with it, but "
+                f"they are {list(views)}"
+            )
+        return views
 
     @field_validator("costs")
     @classmethod

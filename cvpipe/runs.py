@@ -242,19 +242,52 @@ class Run:
         return self.path / "contenders" / contender / part
 
     def predictions_path(
-        self, contender: str, split: str, protocol: str = "holdout", repeat: int = 0
+        self,
+        contender: str,
+        split: str,
+        protocol: str = "holdout",
+        repeat: int = 0,
+        view: str = "",
     ) -> Path:
-        """File of a predictions table; of k-fold, the number of the repeat is named too."""
+        """File of a predictions table; of k-fold, the number of the repeat is named too.
+
+        Args:
+            contender: Name of the contender.
+            split: As in `predictions`.
+            protocol: As in `predictions`.
+            repeat: As in `predictions`.
+            view: Where several were asked for: one of them; `""`: the contender's own table, which
+                is that of its chosen view.
+        """
         name = f"{protocol}-{split}" + (f"-r{repeat}" if protocol == "kfold" else "")
-        return self.path / "contenders" / contender / "predictions" / f"{name}.csv"
+        folder = self.path / "contenders" / contender / "predictions"
+        return folder / f"{_in_view(name, view)}.csv"
 
-    def uncalibrated_path(self, contender: str, split: str) -> Path:
+    def uncalibrated_path(self, contender: str, split: str, view: str = "") -> Path:
         """File of the predictions of the holdout protocol before calibration."""
-        return self.predictions_path(contender, f"{split}-uncalibrated")
+        return self.predictions_path(contender, f"{split}-uncalibrated", view=view)
 
-    def fitted_calibration_path(self, contender: str) -> Path:
-        """What makes a contender's probabilities calibrated ones."""
-        return self.part_path(contender) / "calibration.json"
+    def fitted_calibration_path(self, contender: str, view: str = "") -> Path:
+        """What makes a contender's probabilities calibrated ones; of a view as for tables."""
+        return self.part_path(contender) / f"{_in_view('calibration', view)}.json"
+
+    def fold_predictions_path(self, contender: str, part: str, view: str = "") -> Path:
+        """File of the predictions of a fold; of a view as for tables."""
+        return self.part_path(contender, part) / f"{_in_view('predictions', view)}.csv"
+
+    def view_path(self, contender: str) -> Path:
+        """The chosen view of a contender and why; there when several were asked for."""
+        return self.part_path(contender) / "view.json"
+
+    @property
+    def views_path(self) -> Path:
+        """Every view beside the single one; there when several were asked for."""
+        return self.path / "views.csv"
+
+    @property
+    def view_speeds_path(self) -> Path:
+        """Image files per second of each contender in each view; there like `views_path`."""
+        return self.path / "view_speeds.json"
 
     @property
     def is_finished(self) -> bool:
@@ -276,6 +309,25 @@ class Run:
     def metrics(self) -> pd.DataFrame:
         """Load the tidy table of metrics with intervals."""
         return _read_numbers(self.metrics_path, ("value", "low", "high"), ("repeat", "n"))
+
+    def view(self, contender: str) -> str:
+        """Load the name of the view in which a contender predicts."""
+        path = self.view_path(contender)
+        return str(read_json(path)["chosen"]) if path.exists() else "single"
+
+    def views(self) -> pd.DataFrame:
+        """Load the figures and costs of every view; without rows where there was only one."""
+        figures = ("accuracy", "log_loss", "difference")
+        floats = [f"{name}{end}" for name in figures for end in ("", "_low", "_high")]
+        floats += ["milliseconds_per_image", "relative_cost", "p_adjusted"]
+        if not self.views_path.exists():
+            return pd.DataFrame({"contender": pd.Series(dtype=str)})
+        table = _read_numbers(self.views_path, floats, ("passes", "n"))
+        return table.assign(chosen=table["chosen"] == "True")
+
+    def view_speeds(self) -> dict[str, dict[str, float]]:
+        """Load the image files per second of each contender in each view."""
+        return read_json(self.view_speeds_path) if self.view_speeds_path.exists() else {}
 
     def comparison(self) -> pd.DataFrame:
         """Load the table of paired comparisons."""
@@ -369,7 +421,12 @@ class Run:
         return _read_numbers(self.duplicates_path, (), columns)
 
     def predictions(
-        self, split: str, contender: str, protocol: str = "holdout", repeat: int = 0
+        self,
+        split: str,
+        contender: str,
+        protocol: str = "holdout",
+        repeat: int = 0,
+        view: str = "",
     ) -> pd.DataFrame:
         """Load a predictions table.
 
@@ -378,11 +435,12 @@ class Run:
             contender: Name of the contender.
             protocol: `"holdout"`, `"kfold"` or `"careless"`.
             repeat: Of k-fold: number of the repeat.
+            view: Where the run asked for several: one of them; `""`: the one that was chosen.
 
         Raises:
             InputError: The run has no such table; the message lists what it has.
         """
-        path = self.predictions_path(contender, split, protocol, repeat)
+        path = self.predictions_path(contender, split, protocol, repeat, view)
         if not path.exists():
             present = sorted(
                 p.parent.parent.name + "/" + p.stem
@@ -466,6 +524,10 @@ def open_run(path: str | Path) -> Run:
             f"the run folders beside it are {nearby}."
         )
     return run
+
+
+def _in_view(name: str, view: str) -> str:
+    return f"{name}-{view}" if view else name
 
 
 def _read_numbers(path: Path, floats: Sequence[str], integers: Sequence[str]) -> pd.DataFrame:

@@ -129,6 +129,7 @@ positive = "tumour"
 at_least = 0.95
 conformal_level = 0.8
 learning_curve = false
+views = ["single", "flip"]
 
 [evaluate.costs]
 tumour = {healthy = 20, NA = 2.5}
@@ -243,6 +244,7 @@ OTHER_VALUES = {
     "evaluate.positive": "NA",
     "evaluate.at_least": 0.96,
     "evaluate.conformal_level": 0.85,
+    "evaluate.views": ["single", "ten_crop"],
 }
 # These have a single value today.
 ONE_VALUE = {"export.formats"}
@@ -345,6 +347,7 @@ def test_toml_and_resolved_json_are_equal(tmp_path):
     assert config.split.careless is False
     assert config.evaluate.select_by == "macro_f1"
     assert config.evaluate.subgroups == ("camera", "site")
+    assert config.evaluate.views == ("single", "flip")
     assert config.evaluate.costs == {"tumour": {"healthy": 20, "NA": 2.5}}
 
 
@@ -392,7 +395,7 @@ def test_defaults():
             **{"select_by": "log_loss", "resamples": 1000, "subgroups": [], "costs": {}},
             "calibration": "temperature",
             **{"goal": "", "positive": "", "at_least": 0.9, "conformal_level": 0.9},
-            "learning_curve": True,
+            **{"learning_curve": True, "views": ["single"]},
         },
         "export": {"formats": ["keras"]},
         "runtime": "tensorflow",

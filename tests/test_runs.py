@@ -49,6 +49,7 @@ def make_run(path, config=None):
 
 # Every file of a run by the name that the documentation gives it.
 PATHS = {
+    "members_path": "members.csv",
     "config_path": "config.json",
     "provenance_path": "provenance.json",
     "findings_path": "audit.csv",
@@ -70,6 +71,8 @@ PATHS = {
     "folds_path": "folds.csv",
     "expectation_path": "expectation.json",
     "audit_page_path": "audit.html",
+    "views_path": "views.csv",
+    "view_speeds_path": "view_speeds.json",
     "timings_path": "timings.json",
     "speeds_path": "speeds.json",
     "report_path": "report.html",

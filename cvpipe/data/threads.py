@@ -73,10 +73,37 @@ def load_batches(
     Raises:
         InputError: An image cannot be read; the message names it.
     """
+    for (batch,) in load_sizes(paths, [image_size], rule, batch_size, threads):
+        yield batch
 
-    def load(batch: Sequence[Path]) -> np.ndarray:
+
+def load_sizes(
+    paths: Sequence[Path],
+    image_sizes: Sequence[tuple[int, int]],
+    rule: DecodeRule,
+    batch_size: int,
+    threads: int,
+) -> Iterator[list[np.ndarray]]:
+    """Load images in batches as `load_batches` does, in several sizes from one decode.
+
+    Args:
+        paths: Image files.
+        image_sizes: Of each `(height, width)` in pixels.
+        rule: How a file becomes pixels.
+        batch_size: Images per batch.
+        threads: Number of worker threads; the result does not depend on it.
+
+    Yields:
+        One array for each size, as `load_batches` gives it.
+
+    Raises:
+        InputError: An image cannot be read; the message names it.
+    """
+
+    def load(batch: Sequence[Path]) -> list[np.ndarray]:
         images = (read_image(path, rule) for path in batch)
-        return np.stack([resize_image(image, image_size, rule.fit) for image in images])
+        resized = [[resize_image(image, s, rule.fit) for s in image_sizes] for image in images]
+        return [np.stack(of_size) for of_size in zip(*resized, strict=True)]
 
     starts = range(0, len(paths), batch_size)
     yield from ordered_map(load, (paths[s : s + batch_size] for s in starts), threads)

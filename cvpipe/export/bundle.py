@@ -61,6 +61,7 @@ def bundle_readme(facts: Mapping[str, Any]) -> str:
     resized = RESIZING[facts["input"]["fit"]].format(size=(width, height))
     is_calibrated = facts.get("calibration", {}).get("method", "none") != "none"
     inside = "preprocessing and calibration are" if is_calibrated else "the preprocessing is"
+    seen = view_sentence(facts.get("view", {}))
     accuracy = next(m for m in facts["test_metrics"] if m["metric"] == "accuracy")
     names = ", ".join(f"`{name}`" for name in facts["class_names"])
     return f"""# {facts["contender"]} from the run {facts["run"]}
@@ -71,7 +72,7 @@ On {accuracy["n"]} test images it named {accuracy["value"]:.1%} correctly (95 % 
 {accuracy["low"]:.1%} to {accuracy["high"]:.1%}). {facts["limits"]}
 
 `model.keras` takes `uint8` RGB images of {height} x {width} pixels (height x width) and gives \
-probabilities; {inside} inside. Resize with Pillow's bilinear filter \
+probabilities; {inside} inside. {seen}Resize with Pillow's bilinear filter \
 (`fit = "{facts["input"]["fit"]}"`), as in the measurement:
 
 ```python
@@ -93,6 +94,21 @@ it.
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
 {facts["licences"]["data"].rstrip(".")}.
 """
+
+
+def view_sentence(view: Mapping[str, Any]) -> str:
+    """Say in a README that a network looks at several views; `""` where it does not.
+
+    Args:
+        view: The `view` of `bundle.json`.
+    """
+    if not view:
+        return ""
+    height, width = view["crop_size"]
+    return (
+        f"It looks at {view['passes']} view(s) of {height} x {width} pixels (`{view['kind']}`), "
+        "which it makes itself, and gives their mean. "
+    )
 
 
 def decisions_paragraph(decisions: Mapping[str, Any]) -> str:

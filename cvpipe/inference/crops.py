@@ -1,47 +1,84 @@
-"""Evaluation views: several crops of an image, whose predictions are averaged.
+"""Evaluation views: an image seen several times, and the mean of what is said of it.
 
-Images flow in that were decoded and resized once, somewhat larger than the network takes them;
-crops of the network's size flow out, and the mean of their probabilities. Views of one image are
-always in the order of `VIEWS` and stand together.
+An image is decoded once and resized to one size or to several; crops of the size that a feature
+or network takes flow out, and the mean of their probabilities. Views of one image are always in
+the order of `VIEWS` and stand together.
 """
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from cvpipe.errors import InputError, check_name
-from cvpipe.inference.calibration import FLOOR
 
-# Each kind with the places it cuts from, and whether mirrored copies of them all follow.
-CORNERS_AND_CENTRE = ("top_left", "top_right", "bottom_left", "bottom_right", "centre")
-VIEWS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "centre": (("centre",), False),
-    "flip": (("centre",), True),
-    "five_crop": (CORNERS_AND_CENTRE, False),
-    "ten_crop": (CORNERS_AND_CENTRE, True),
+SINGLE = "single"
+# Of the whole image nothing is cut; sizes are counted in sevenths of the side that is cut.
+WHOLE, USUAL_MARGIN, WIDE_MARGIN = 7, 8, 9
+CENTRE = ("centre",)
+CORNERS_AND_CENTRE = ("top_left", "top_right", "bottom_left", "bottom_right", *CENTRE)
+# Each kind with the places it cuts from, by the sevenths to which the image is resized before,
+# and whether mirrored copies of them all follow.
+VIEWS: dict[str, tuple[Mapping[int, tuple[str, ...]], bool]] = {
+    SINGLE: ({WHOLE: CENTRE}, False),
+    "flip": ({WHOLE: CENTRE}, True),
+    "centre": ({USUAL_MARGIN: CENTRE}, False),
+    "five_crop": ({USUAL_MARGIN: CORNERS_AND_CENTRE}, False),
+    "ten_crop": ({USUAL_MARGIN: CORNERS_AND_CENTRE}, True),
+    "multi_scale": ({WHOLE: CENTRE, USUAL_MARGIN: CENTRE, WIDE_MARGIN: CENTRE}, False),
 }
+CUT_RULE = "views-1"  # part of cache keys; a change of what is cut needs a new name
 # As a predictions table asks. A softmax in float32 sums to 1 within some 1e-6; logits do not.
 SUM_TOLERANCE = 1e-4
 
 
 def num_views(kind: str) -> int:
-    """Count the views of an image.
+    """Count the views of an image: so many passes does it take.
 
     Raises:
         InputError: The kind is not in `VIEWS`.
     """
-    places, is_mirrored = VIEWS[check_name("view", kind, VIEWS)]
-    return len(places) * (2 if is_mirrored else 1)
+    places, is_mirrored = _described(kind)
+    return sum(map(len, places.values())) * (2 if is_mirrored else 1)
 
 
-def size_to_crop_from(crop_size: tuple[int, int]) -> tuple[int, int]:
-    """Recommend the size to which images are resized before they are cropped.
+def sizes_to_load(kind: str, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """List the sizes to which an image is resized, from one decode.
 
     Args:
-        crop_size: `(height, width)` that the network takes.
+        kind: A key of `VIEWS`.
+        image_size: `(height, width)` that the feature or network takes.
+
+    Raises:
+        InputError: The kind is not in `VIEWS`.
+
+    Example:
+        >>> sizes_to_load("single", (224, 112)), sizes_to_load("ten_crop", (224, 112))
+        ([(224, 112)], [(256, 128)])
+        >>> sizes_to_load("multi_scale", (224, 112))
+        [(224, 112), (256, 128), (288, 144)]
+    """
+    places, _ = _described(kind)
+    return [size_to_crop_from(image_size, sevenths) for sevenths in places]
+
+
+def crops_the_image(kind: str) -> bool:
+    """Tell whether a view cuts parts of the border away.
+
+    Raises:
+        InputError: The kind is not in `VIEWS`.
+    """
+    return max(_described(kind)[0]) > WHOLE
+
+
+def size_to_crop_from(crop_size: tuple[int, int], sevenths: int = USUAL_MARGIN) -> tuple[int, int]:
+    """Say to which size images are resized before they are cropped.
+
+    Args:
+        crop_size: `(height, width)` that is taken.
+        sevenths: How large the image is, in sevenths of that.
 
     Returns:
-        `(height, width)`, 8/7 of it rounded up: 256 pixels for the usual 224.
+        `(height, width)`, rounded up: 256 pixels for the usual 224.
 
     Example:
         >>> size_to_crop_from((224, 112))
@@ -52,158 +89,171 @@ def size_to_crop_from(crop_size: tuple[int, int]) -> tuple[int, int]:
         Neural Networks", NeurIPS 2012, sections 2 and 4.1: crops of 224 from 256 pixels.
     """
     height, width = crop_size
-    return math.ceil(height * 8 / 7), math.ceil(width * 8 / 7)
+    return -(-height * sevenths // WHOLE), -(-width * sevenths // WHOLE)
 
 
-def slice_views(images: np.ndarray, crop_size: tuple[int, int], kind: str) -> list[np.ndarray]:
+def slice_views(
+    images: Sequence[np.ndarray], crop_size: tuple[int, int], kind: str
+) -> list[np.ndarray]:
     """Cut the views of one image, or of many of one size, without copying a pixel.
 
     The centre lies half a pixel further to the top or left where the margin is odd. A mirrored view
     is the mirror image of the crop, left to right.
 
     Args:
-        images: Array of shape `(..., height, width, channels)`.
+        images: The same images once for each size of `sizes_to_load`: arrays of shape
+            `(..., height, width, channels)`.
         crop_size: `(height, width)` in pixels, at most the images' own.
-        kind: A key of `VIEWS`: `"centre"`; `"flip"`, the centre and its mirror image;
-            `"five_crop"`, top left, top right, bottom left, bottom right and centre; `"ten_crop"`,
-            these five and then their mirror images in the same order.
+        kind: A key of `VIEWS`: `"single"`, the whole image; `"flip"`, it and its mirror image;
+            `"centre"`; `"five_crop"`, top left, top right, bottom left, bottom right and centre;
+            `"ten_crop"`, these five and then their mirror images in the same order;
+            `"multi_scale"`, the whole image and two centres, the smaller cut last.
 
     Returns:
         Views into `images`, each of shape `(..., *crop_size, channels)`.
 
     Raises:
-        InputError: The kind is unknown, or a crop would be empty or larger than the image.
+        InputError: The kind is unknown, there are more or fewer sizes than it has, or a crop would
+            be empty or larger than the image.
 
     References:
         Krizhevsky, Sutskever and Hinton, "ImageNet Classification with Deep Convolutional
         Neural Networks", NeurIPS 2012, section 4.1 (ten crops).
     """
-    places, is_mirrored = VIEWS[check_name("view", kind, VIEWS)]
-    image_size, (height, width) = images.shape[-3:-1], crop_size
+    places, is_mirrored = _described(kind)
+    if len(images) != len(places):
+        raise InputError(
+            f"{kind!r} is cut from images of {len(places)} size(s), but got {len(images)}; pass a "
+            f"list of one array for each of {sizes_to_load(kind, crop_size)}."
+        )
+    pairs = zip(images, places.values(), strict=True)
+    crops = [_slice(array, place, crop_size) for array, some in pairs for place in some]
+    return [*crops, *(crop[..., ::-1, :] for crop in crops)] if is_mirrored else crops
+
+
+def crop_origins(kind: str, crop_size: tuple[int, int]) -> tuple[list[tuple[int, int]], bool]:
+    """Say where a view that needs images of one size is cut from them.
+
+    Args:
+        kind: A key of `VIEWS`; none that needs images of several sizes.
+        crop_size: `(height, width)` in pixels.
+
+    Returns:
+        `(top, left)` of each crop in images of the size `sizes_to_load`, and whether the mirror
+        images of all crops follow.
+
+    Example:
+        >>> crop_origins("ten_crop", (224, 112))
+        ([(0, 0), (0, 16), (32, 0), (32, 16), (16, 8)], True)
+    """
+    places, is_mirrored = _described(kind)
+    ((sevenths, some),) = places.items()
+    image_size = size_to_crop_from(crop_size, sevenths)
+    return [_origin(place, image_size, crop_size) for place in some], is_mirrored
+
+
+def _slice(images: np.ndarray, place: str, crop_size: tuple[int, int]) -> np.ndarray:
+    height, width = crop_size
+    top, left = _origin(place, images.shape[-3:-1], crop_size)
+    return images[..., top : top + height, left : left + width, :]
+
+
+def _origin(place: str, image_size: tuple[int, ...], crop_size: tuple[int, int]) -> tuple[int, int]:
+    height, width = crop_size
     if not (1 <= height <= image_size[0] and 1 <= width <= image_size[1]):
         raise InputError(
             f"cannot cut crops of {tuple(crop_size)} pixels out of images of {image_size}; lower "
             f"the crop size, or load images of for example {size_to_crop_from(crop_size)}."
         )
     bottom, right = image_size[0] - height, image_size[1] - width
-    origins = {
+    return {
         "top_left": (0, 0),
         "top_right": (0, right),
         "bottom_left": (bottom, 0),
         "bottom_right": (bottom, right),
         "centre": (bottom // 2, right // 2),
-    }
-    crops = []
-    for place in places:
-        top, left = origins[place]
-        crops.append(images[..., top : top + height, left : left + width, :])
-    return [*crops, *(crop[..., ::-1, :] for crop in crops)] if is_mirrored else crops
+    }[place]
 
 
-def cut_views(image: np.ndarray, crop_size: tuple[int, int], kind: str) -> np.ndarray:
-    """Cut the views of one image, as one array.
-
-    Args:
-        image: Array of shape `(height, width, channels)`.
-        crop_size: See `slice_views`.
-        kind: See there.
-
-    Returns:
-        Array of shape `(num_views, *crop_size, channels)`.
-
-    Raises:
-        InputError: See `slice_views`.
-
-    Example:
-        >>> image = np.arange(6).reshape(2, 3, 1)  # 0 1 2 over 3 4 5
-        >>> cut_views(image, (1, 1), "five_crop").ravel().tolist()
-        [0, 2, 3, 5, 1]
-        >>> cut_views(image, (1, 2), "flip").ravel().tolist()
-        [0, 1, 1, 0]
-    """
-    return np.stack(slice_views(image, crop_size, kind))
-
-
-def cut_batch(images: np.ndarray, crop_size: tuple[int, int], kind: str) -> np.ndarray:
+def cut_batch(images: Sequence[np.ndarray], crop_size: tuple[int, int], kind: str) -> np.ndarray:
     """Cut the views of many images; those of an image stand together.
 
     Args:
-        images: Array of shape `(n, height, width, channels)`.
-        crop_size: See `slice_views`.
+        images: See `slice_views`; arrays of shape `(n, height, width, channels)`.
+        crop_size: See there.
         kind: See there.
 
     Returns:
-        Array of shape `(n, num_views, *crop_size, channels)`. Its `reshape(-1, *crop_size,
-        channels)` is what a network takes, and `average_views` takes what the network gives.
+        Array of shape `(n * num_views, *crop_size, channels)`: what a network takes.
 
     Raises:
         InputError: See `slice_views`.
-    """
-    return np.stack(slice_views(images, crop_size, kind), axis=1)
-
-
-def average_views(probabilities: np.ndarray, kind: str) -> np.ndarray:
-    """Average the probabilities of the views of each image.
-
-    This is the usual way, and what the ten crops of AlexNet were averaged by. One view that is
-    badly off cannot overrule the others, as it can when logits are averaged.
-
-    Args:
-        probabilities: One row per view, shape `(n, num_views, num_classes)` or `(n * num_views,
-            num_classes)`, the views of an image together; rows sum to 1.
-        kind: The views, a key of `VIEWS`.
-
-    Returns:
-        `float64` array of shape `(n, num_classes)`; rows sum to 1.
-
-    Raises:
-        InputError: The rows are not whole images, or they do not sum to 1.
 
     Example:
-        >>> average_views(np.array([[0.75, 0.25], [0.25, 0.75], [1, 0], [0, 1]]), "flip").tolist()
-        [[0.5, 0.5], [0.5, 0.5]]
+        >>> images = np.arange(6).reshape(1, 2, 3, 1)  # 0 1 2 over 3 4 5
+        >>> cut_batch([images], (1, 1), "five_crop").ravel().tolist()
+        [0, 2, 3, 5, 1]
+        >>> cut_batch([images], (2, 3), "flip").ravel().tolist()
+        [0, 1, 2, 3, 4, 5, 2, 1, 0, 5, 4, 3]
     """
-    return _by_image(probabilities, kind).mean(axis=1)
+    views = np.stack(slice_views(images, crop_size, kind), axis=1)
+    return views.reshape(-1, *views.shape[2:])
 
 
-def average_logits(probabilities: np.ndarray, kind: str, floor: float = FLOOR) -> np.ndarray:
-    """Average the logits of the views of each image: their probabilities' geometric mean.
+def average_over_views(
+    predict: Callable[[np.ndarray], np.ndarray], kind: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Make a function of rows into one of the rows of all views of an image, side by side.
 
-    Logarithms of probabilities are logits but for one number per row, which the softmax ignores.
-    It is surer than `average_views` where the views agree, and a view that rules a class out rules
-    it out for all.
+    The mean of probabilities is the usual way, and what the ten crops of AlexNet were averaged by:
+    one view that is badly off cannot overrule the others, as it can when logits are averaged.
 
     Args:
-        probabilities: See `average_views`.
-        kind: See there.
-        floor: Smaller probabilities are taken as this: 0 has no logarithm.
+        predict: From rows `(n, row_size)` to probabilities `(n, num_classes)`.
+        kind: A key of `VIEWS`.
 
     Returns:
-        `float64` array of shape `(n, num_classes)`; rows sum to 1.
+        Function from rows `(n, num_views * row_size)` to probabilities, `float64 (n, num_classes)`.
+        It raises `InputError` for rows that cannot be divided, and where what is to be averaged
+        are no probabilities. Of `"single"` it is `predict` itself.
 
     Raises:
-        InputError: See `average_views`.
+        InputError: The kind is not in `VIEWS`.
+
+    Example:
+        >>> predict = average_over_views(lambda rows: np.hstack([rows, 1 - rows]), "flip")
+        >>> predict(np.array([[0.75, 0.25], [1.0, 0.5]])).tolist()
+        [[0.5, 0.5], [0.75, 0.25]]
     """
-    logs = np.log(np.maximum(_by_image(probabilities, kind), floor)).mean(axis=1)
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    views = num_views(kind)
+    if kind == SINGLE:
+        return predict
+
+    def averaged(rows: np.ndarray) -> np.ndarray:
+        if rows.shape[1] % views:
+            raise InputError(
+                f"{kind!r} has {views} views of each image, but the rows have {rows.shape[1]} "
+                "numbers; pass the rows of all views side by side."
+            )
+        # One view of all images at a time: as much memory as one view takes, and its bits.
+        parts = [predict(np.ascontiguousarray(part)) for part in np.split(rows, views, axis=1)]
+        return np.mean([_probabilities(part) for part in parts], axis=0)
+
+    return averaged
 
 
-def _by_image(probabilities: np.ndarray, kind: str) -> np.ndarray:
-    """Bring rows into `float64 (n, num_views, num_classes)`."""
-    views, shape = num_views(kind), probabilities.shape
-    is_whole = shape[1] == views if len(shape) == 3 else len(shape) == 2 and shape[0] % views == 0
-    if not is_whole:
-        raise InputError(
-            f"{kind!r} has {views} views of each image, but the probabilities have shape {shape}; "
-            f"pass (n, {views}, num_classes) or (n * {views}, num_classes)."
-        )
+def _probabilities(values: np.ndarray) -> np.ndarray:
+    """Return what a view gives as `float64`, if its rows sum to 1."""
+    sums = values.sum(axis=-1, dtype=np.float64)
     # `not (a <= b)` instead of `a > b`, so that a NaN counts as bad.
-    sums = probabilities.sum(axis=-1, dtype=np.float64).ravel()
     bad = np.flatnonzero(~(np.abs(sums - 1) <= SUM_TOLERANCE))
     if len(bad):
         raise InputError(
-            f"the probabilities of each view must sum to 1, but those of view {bad[0]} sum to "
+            f"the probabilities of each view must sum to 1, but those of image {bad[0]} sum to "
             f"{sums[bad[0]]:.3f}; pass probabilities, not logits."
         )
-    return probabilities.astype(np.float64).reshape(-1, views, shape[-1])
+    return values.astype(np.float64)
+
+
+def _described(kind: str) -> tuple[Mapping[int, tuple[str, ...]], bool]:
+    return VIEWS[check_name("view", kind, VIEWS)]

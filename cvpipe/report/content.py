@@ -50,6 +50,12 @@ FORECAST_COLUMNS = (
     *("contender", "multiple", "num_train", "accuracy", "low", "high"),
     *("gain", "gain_low", "gain_high", "kind"),
 )
+VIEW_COLUMNS = (
+    *("protocol", "contender", "view", "chosen", "passes", "milliseconds_per_image"),
+    *("relative_cost", "accuracy", "accuracy_low", "accuracy_high"),
+    *("log_loss", "log_loss_low", "log_loss_high"),
+    *("difference", "difference_low", "difference_high", "p_adjusted", "verdict", "n"),
+)
 UNLIKE_COLUMNS = ("contender", "score", "images", "flagged_fraction", "low", "high", "n")
 COMPARED_PROTOCOLS = ("holdout", "kfold")
 VERDICTS = ("better", "worse", "cannot be told apart")
@@ -201,7 +207,7 @@ class ReportContent:
         exported: Contender of the exported file; `""` when there is none.
         risks: What endangers the answer in these data, the gravest first.
         folds: Number of folds of the k-fold protocol; 0 when there was none. Its metrics
-            have protocol `"kfold"`, split `"test"` and view `"single"`.
+            have protocol `"kfold"` and split `"test"`.
         careless: Accuracy in [0, 1] per contender on the holdout split and on a careless
             one, `CARELESS_COLUMNS`; `difference` is careless minus holdout with its 95 %
             interval. The metrics hold the same figures with their own intervals. Empty
@@ -233,6 +239,10 @@ class ReportContent:
         understanding: Pictures and figures of what the contenders see and look for.
         training: How the networks among the contenders were trained; empty without any.
         members: What each member of each ensemble is worth, `MEMBER_COLUMNS`; empty without any.
+        views: Test figures and costs of each view of each contender, `VIEW_COLUMNS`; differences
+            are view minus `"single"`, whose own verdict is `""`. Empty where there was one view.
+        view_reasons: Why each contender has its view, as the end of a sentence.
+        views_warning: What a reader must know of these views; `""` when there is nothing.
     """
 
     run_name: str
@@ -274,6 +284,9 @@ class ReportContent:
     understanding: Understanding = field(default_factory=Understanding)
     training: list[Training] = field(default_factory=list)
     members: pd.DataFrame = field(default_factory=partial(_empty_table, MEMBER_COLUMNS))
+    views: pd.DataFrame = field(default_factory=partial(_empty_table, VIEW_COLUMNS))
+    view_reasons: dict[str, str] = field(default_factory=dict)
+    views_warning: str = ""
 
 
 def check_content(content: ReportContent) -> ReportContent:
@@ -297,6 +310,7 @@ def check_content(content: ReportContent) -> ReportContent:
     _check_columns("forecast", content.forecast, FORECAST_COLUMNS)
     _check_columns("unlike", content.unlike, UNLIKE_COLUMNS)
     _check_columns("members", content.members, MEMBER_COLUMNS)
+    _check_columns("views", content.views, VIEW_COLUMNS)
     for training in content.training:
         _check_columns("history", training.history, HISTORY_COLUMNS)
     _check_values("verdict", content.comparison["verdict"], VERDICTS)
@@ -326,11 +340,7 @@ def check_content(content: ReportContent) -> ReportContent:
 
 
 def headline_metrics(content: ReportContent, split: str, protocol: str = "holdout") -> pd.DataFrame:
-    """Select the metric rows that stand for the contenders on a split.
-
-    In the holdout protocol each contender is shown in its own view; the other protocols
-    score the single view alone.
-    """
+    """Select the metric rows that stand for the contenders on a split, each in its own view."""
     return content.metrics[in_headline(content, split, protocol)]
 
 
@@ -338,7 +348,7 @@ def in_headline(content: ReportContent, split: str, protocol: str = "holdout") -
     """Mark the metric rows that `headline_metrics` selects."""
     rows = content.metrics
     views = {contender.name: contender.view for contender in content.contenders}
-    view = rows["contender"].map(views) if protocol == "holdout" else "single"
+    view = rows["contender"].map(views)
     once = rows["repeat"] == 0  # further repeats of the folds only show how far figures move
     return once & (rows["protocol"] == protocol) & (rows["split"] == split) & (rows["view"] == view)
 
@@ -352,12 +362,11 @@ def overall_accuracies(content: ReportContent, protocol: str = "holdout") -> pd.
 def _check_accuracies(content: ReportContent, protocol: str, names: list[str]) -> None:
     """Check that these contenders have one test accuracy each."""
     scored = overall_accuracies(content, protocol)["contender"].to_list()
-    view = "its own view" if protocol == "holdout" else "view 'single'"
     for name in names:
         if scored.count(name) != 1:
             raise InputError(
                 f"contender {name!r} has {scored.count(name)} test accuracies in the metrics "
-                f"(protocol {protocol!r}, {view}), expected one; score it on the test split "
+                f"(protocol {protocol!r}, its own view), expected one; score it on the test split "
                 "exactly once."
             )
 

@@ -48,6 +48,7 @@ from cvpipe.report.decisions import DecisionSection, decision_section, risk_cove
 from cvpipe.report.learning_curve import curve_sections
 from cvpipe.report.training import TrainingSection, training_section
 from cvpipe.report.understanding import search_figure
+from cvpipe.report.views import view_rows, view_sentence
 from cvpipe.report.wording import (
     careless_sentence,
     comparison_outcomes,
@@ -160,6 +161,8 @@ def render_report(content: ReportContent) -> str:
         open_lookups=MAX_OPEN_LOOKUPS,
         trainings=_trainings(content, order),
         ensembles=_ensembles(content),
+        views=view_rows(content, order),
+        views_text=view_sentence(content),
     )
 
 

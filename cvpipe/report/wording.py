@@ -193,6 +193,20 @@ def unlike_sentence(unlike: pd.DataFrame, contender: str) -> str:
     )
 
 
+def crops_warning(views: Sequence[str]) -> str:
+    """Warn of what is lost where an image is cropped.
+
+    Args:
+        views: Views that are, or have, crops; at least one.
+    """
+    return (
+        f"{listed(views)} {'look' if len(views) > 1 else 'looks'} at crops: each leaves out a part "
+        "of the border, about an eighth of the height and width or more, so a finding that lies "
+        "there can be cut away. Where a small finding anywhere matters, as in medical images, "
+        "prefer views that cut nothing."
+    )
+
+
 def openings_sentence(test_openings: int) -> str:
     """Say how often this test split has been looked at and what that means."""
     if test_openings == 1:

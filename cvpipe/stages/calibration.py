@@ -36,15 +36,16 @@ MEASURED = ("ece", "log_loss", "brier")
 COMPARED = "log_loss"
 
 
-def calibrate(job: Job, contender: str, val: pd.DataFrame) -> None:
+def calibrate(job: Job, contender: str, val: pd.DataFrame, view: str = "") -> None:
     """Fit a contender's calibration on half B of val, and store it.
 
     Args:
         job: The run.
         contender: Its name; its uncalibrated predictions of val are stored.
         val: Manifest rows of val, and nothing else.
+        view: Of which tables, see `Run.predictions_path`.
     """
-    raw = read_uncalibrated(job.run, contender, "val", val)
+    raw = read_uncalibrated(job.run, contender, "val", val, view)
     asked, floor = job.config.evaluate.calibration, floor_of(job.config, contender)
     method = asked
     choosing = rows_for_choosing(val)
@@ -63,7 +64,7 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame) -> None:
         **calibration_to_dict(calibration),
         "halves": [calibration_to_dict(half) for half in halves],
     }
-    write_json(job.run.fitted_calibration_path(contender), facts)
+    write_json(job.run.fitted_calibration_path(contender, view), facts)
 
 
 def floor_of(config: Config, name: str) -> float:
@@ -78,17 +79,17 @@ def both_halves(val: pd.DataFrame, again: bool = False) -> list[np.ndarray]:
     return [first, ~first] if 0 < first.sum() < len(first) else [np.full(len(first), True)] * 2
 
 
-def load_calibration(run: Run, contender: str) -> Calibration | None:
+def load_calibration(run: Run, contender: str, view: str = "") -> Calibration | None:
     """Load a contender's calibration; `None` in runs of before there were any."""
-    path = run.fitted_calibration_path(contender)
+    path = run.fitted_calibration_path(contender, view)
     return calibration_from_dict(read_json(path)) if path.exists() else None
 
 
-def store_calibrated(job: Job, contender: str, split: str) -> None:
+def store_calibrated(job: Job, contender: str, split: str, view: str = "") -> None:
     """Write the calibrated predictions of a split from the uncalibrated ones."""
-    raw = frames.read_predictions(job.run.uncalibrated_path(contender, split))
-    calibrated = calibrate_table(raw, load_calibration(job.run, contender))
-    write_table(job.run.predictions_path(contender, split), calibrated)
+    raw = frames.read_predictions(job.run.uncalibrated_path(contender, split, view))
+    calibrated = calibrate_table(raw, load_calibration(job.run, contender, view))
+    write_table(job.run.predictions_path(contender, split, view=view), calibrated)
 
 
 def calibrate_table(raw: pd.DataFrame, calibration: Calibration | None) -> pd.DataFrame:
@@ -103,21 +104,22 @@ def calibrate_table(raw: pd.DataFrame, calibration: Calibration | None) -> pd.Da
     )
 
 
-def table_for_choosing(job: Job, contender: str, val: pd.DataFrame) -> pd.DataFrame:
+def table_for_choosing(job: Job, contender: str, val: pd.DataFrame, view: str = "") -> pd.DataFrame:
     """Predict the rows of val that the choice is made on, calibrated by other rows.
 
     Args:
         job: The run.
         contender: Its name.
         val: Manifest rows of val.
+        view: Of which tables, see `Run.predictions_path`.
     """
     choosing = rows_for_choosing(val)
     if not choosing.all():
         chosen_ids = val["image_id"][choosing]
-        table = job.run.predictions("val", contender)
+        table = job.run.predictions("val", contender, view=view)
         return table[table["image_id"].isin(chosen_ids)].reset_index(drop=True)
-    raw = read_uncalibrated(job.run, contender, "val", val)
-    fitted = read_json(job.run.fitted_calibration_path(contender))["halves"]
+    raw = read_uncalibrated(job.run, contender, "val", val, view)
+    fitted = read_json(job.run.fitted_calibration_path(contender, view))["halves"]
     first, second = both_halves(val)
     if first.all():
         return calibrate_table(raw, calibration_from_dict(fitted[0]))
@@ -156,9 +158,11 @@ def table_for_fitting(job: Job, contender: str, val: pd.DataFrame) -> pd.DataFra
     return pd.concat(parts).sort_values("image_id", ignore_index=True)
 
 
-def read_uncalibrated(run: Run, contender: str, split: str, rows: pd.DataFrame) -> pd.DataFrame:
+def read_uncalibrated(
+    run: Run, contender: str, split: str, rows: pd.DataFrame, view: str = ""
+) -> pd.DataFrame:
     """Load the uncalibrated predictions of manifest rows, in their order."""
-    table = frames.read_predictions(run.uncalibrated_path(contender, split))
+    table = frames.read_predictions(run.uncalibrated_path(contender, split, view))
     return table.set_index("image_id").loc[rows["image_id"]].reset_index()
 
 

@@ -98,7 +98,7 @@ def compare_runs(
 def write_contenders(run: Run) -> None:
     """Store the table of a run's own contenders, from its tables of metrics and comparisons."""
     contenders = name_contenders([run])
-    metrics = run.metrics().query("protocol == 'holdout' and split == 'test' and view == 'single'")
+    metrics = run.metrics().query("protocol == 'holdout' and split == 'test'")
     comparison = run.comparison().query("protocol == 'holdout'")
     chosen = chosen_of(run, contenders)
     table = contender_table(metrics, comparison, chosen, facts_of(contenders))

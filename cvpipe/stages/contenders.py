@@ -6,6 +6,7 @@ predictions are kept instead of the model: they are what a fold is for.
 """
 
 import functools
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from cvpipe.config import (
     SingleContender,
 )
 from cvpipe.files import atomic_path, read_json, write_json, write_table
+from cvpipe.inference.crops import SINGLE, average_over_views
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head, head_of
@@ -43,6 +45,7 @@ from cvpipe.stages.calibration import (
     load_calibration,
     store_calibrated,
 )
+from cvpipe.stages.choosing import fix_view
 from cvpipe.stages.ensembles import (
     MODEL_NAME,
     combine,
@@ -55,6 +58,7 @@ from cvpipe.stages.features import (
     Setup,
     files_of,
     fixed_describer,
+    in_view,
     learn_describer,
     load_deep,
     load_describer,
@@ -79,6 +83,7 @@ from cvpipe.stages.recipes import (
     is_trained,
     names_to_learn,
     probe_feature,
+    views_of,
 )
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.stored_models import load_estimator, store_estimator
@@ -95,12 +100,14 @@ class Fit:
         describer: How it reads images.
         predict: Function from what it reads to probabilities.
         fitted: How its settings were found.
+        setup: How it reads images where it is measured.
         trained: Its network, if it is one that was trained.
     """
 
     describer: Describer
     predict: Predictor
     fitted: FittedClassifier
+    setup: Setup
     trained: TrainedNetwork | None = None
 
 
@@ -195,9 +202,7 @@ def fit_rows(
     if not isinstance(contender, NetworkContender) or not is_trained(contender):
         arguments = fitting_arguments(job, contender, rows, describer)
         fitted = fit_classifier(classifier_of(contender), **arguments)
-        return Fit(
-            measuring_describer(job, contender, describer), predictor_of(fitted.estimator), fitted
-        )
+        return measured_fit(job, contender, describer, fitted)
     if stopping is None and contender.training.early_stopping:
         rows, stopping = divide_for_stopping(job, rows)
     arguments = fitting_arguments(job, contender, rows, describer)
@@ -215,8 +220,7 @@ def refit_rows(
     if not isinstance(contender, NetworkContender) or not is_trained(contender):
         estimator = fit_at(classifier_of(contender), chosen, **arguments)
         found = FittedClassifier(estimator, dict(chosen), pd.DataFrame(columns=SCORE_COLUMNS))
-        measuring = measuring_describer(job, contender, describer)
-        return Fit(measuring, predictor_of(estimator), found)
+        return measured_fit(job, contender, describer, found)
     of_head = {name: value for name, value in chosen.items() if name != EPOCHS}
     head = None
     if describer.descriptors:
@@ -240,11 +244,14 @@ def by_tensorflow(setup: Setup) -> Setup:
     return replace(setup, runtime=TENSORFLOW, precision="float32")
 
 
-def measuring_describer(job: Job, contender: Contender, describer: Describer) -> Describer:
-    """Make the describer of a fitted contender by which it is measured; see `measuring_setup`."""
-    if not isinstance(contender, NetworkContender):
-        return describer
-    return fixed_describer(feature_names(contender), measuring_setup(job.config, contender))
+def measured_fit(
+    job: Job, contender: Contender, describer: Describer, fitted: FittedClassifier
+) -> Fit:
+    """Say how a fitted classifier on features is measured; see `measuring_setup`."""
+    setup = measuring_setup(job.config, contender)
+    if isinstance(contender, NetworkContender):
+        describer = fixed_describer(feature_names(contender), setup)
+    return Fit(describer, predictor_of(fitted.estimator), fitted, setup)
 
 
 def trained_fit(job: Job, trained: TrainedNetwork) -> Fit:
@@ -258,7 +265,7 @@ def trained_fit(job: Job, trained: TrainedNetwork) -> Fit:
         warnings=[*(head.warnings if head else []), *failed],
     )
     setup = by_tensorflow(setup_of(job.config))
-    return Fit(network_describer(trained.model, setup), as_they_are, fitted, trained)
+    return Fit(network_describer(trained.model, setup), as_they_are, fitted, setup, trained)
 
 
 def as_they_are(probabilities: np.ndarray) -> np.ndarray:
@@ -271,11 +278,12 @@ def predict_by_refit(
 ) -> pd.DataFrame:
     """Predict manifest rows by a fit on others, with what was found for the holdout.
 
-    Hyperparameters and calibration are those of the contender's own fit: finding them once more
-    would cost much and show little.
+    Hyperparameters, calibration and view are those of the contender's own fit: finding them once
+    more would cost much and show little.
     """
     chosen = read_json(job.run.part_path(contender.name) / "fit.json")["chosen"]
-    table = predict_rows(job, refit_rows(job, contender, train, chosen), test)
+    fit = refit_rows(job, contender, train, chosen)
+    table = predict_rows(job, fit, test, job.run.view(contender.name))
     return calibrate_table(table, load_calibration(job.run, contender.name))
 
 
@@ -321,9 +329,10 @@ def features_of(job: Job, describer: Describer, rows: pd.DataFrame) -> np.ndarra
     return describer.describe(files_of(job.root, rows), job.watcher)
 
 
-def stored_describer(run: Run, contender: Contender) -> Describer:
-    """Load what the stored model of a contender reads images with."""
-    setup, part = measuring_setup(run.config(), contender), run.part_path(contender.name)
+def stored_describer(run: Run, contender: Contender, view: str = SINGLE) -> Describer:
+    """Load what the stored model of a contender reads images with, in a view of them."""
+    setup = replace(measuring_setup(run.config(), contender), view=view)
+    part = run.part_path(contender.name)
     if is_trained(contender):
         set_threads(setup.threads)
         return network_describer(load_network(part / "model.keras"), setup)
@@ -333,26 +342,69 @@ def stored_describer(run: Run, contender: Contender) -> Describer:
 def predict_split(job: Job, contender: Contender, rows: pd.DataFrame, split: str) -> None:
     """Store a contender's predictions for the rows of a split, as they are and calibrated.
 
-    Predictions of val come first: they are what the calibration is fitted on.
+    Predictions of val come first: they are what the calibration is fitted on, and where there are
+    several views, what the contender's own one is chosen by.
     """
+    views = views_of(job.config, contender)
+    if views == (SINGLE,):
+        _predict_in_view(job, contender, rows, split)
+        return
+    for view in views:
+        _predict_in_view(job, contender, rows, split, view)
+    if split == "val":
+        fix_view(job, contender, rows)
+    _adopt_chosen_view(job.run, contender.name, split)
+
+
+def _predict_in_view(
+    job: Job, contender: Contender, rows: pd.DataFrame, split: str, view: str = ""
+) -> None:
+    """Store predictions of the rows of a split in a view; `""`: in the only one there is."""
     name = contender.name
-    if not job.run.uncalibrated_path(name, split).exists():
+    if not job.run.uncalibrated_path(name, split, view).exists():
         if isinstance(contender, EnsembleContender):
             tables = [job.run.predictions(split, member) for member in contender.members]
-            raw = combine(load_ensemble(job.run, name), tables)
+            table = combine(load_ensemble(job.run, name), tables)
         else:
-            predict = load_predictor(job.run, contender)
-            features = features_of(job, stored_describer(job.run, contender), rows)
-            raw = tabulate(job, rows, predict(features))
-        write_table(job.run.uncalibrated_path(name, split), raw)
-    if split == "val" and not job.run.fitted_calibration_path(name).exists():
-        calibrate(job, name, rows)
-    store_calibrated(job, name, split)
+            seen = view or SINGLE
+            predict = average_over_views(load_predictor(job.run, contender), seen)
+            features = features_of(job, stored_describer(job.run, contender, seen), rows)
+            table = tabulate(job, rows, predict(features))
+        write_table(job.run.uncalibrated_path(name, split, view), table)
+    if split == "val" and not job.run.fitted_calibration_path(name, view).exists():
+        calibrate(job, name, rows, view)
+    store_calibrated(job, name, split, view)
 
 
-def predict_rows(job: Job, fit: Fit, rows: pd.DataFrame) -> pd.DataFrame:
-    """Make the predictions table of manifest rows."""
-    return tabulate(job, rows, fit.predict(features_of(job, fit.describer, rows)))
+def _adopt_chosen_view(run: Run, name: str, split: str) -> None:
+    """Make what was predicted in the chosen view the contender's own, its tables last."""
+    view = run.view(name)
+    if split == "val":
+        _copy_file(run.fitted_calibration_path(name, view), run.fitted_calibration_path(name))
+    _copy_file(run.uncalibrated_path(name, split, view), run.uncalibrated_path(name, split))
+    own = run.predictions_path(name, split)
+    _copy_file(run.predictions_path(name, split, view=view), own)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with atomic_path(target) as partial:
+        shutil.copyfile(source, partial)
+
+
+def predict_rows(job: Job, fit: Fit, rows: pd.DataFrame, view: str = SINGLE) -> pd.DataFrame:
+    """Make the predictions table of manifest rows, seen in a view."""
+    predict = average_over_views(fit.predict, view)
+    return tabulate(job, rows, predict(features_of(job, describer_in_view(fit, view), rows)))
+
+
+def describer_in_view(fit: Fit, view: str) -> Describer:
+    """Let a fitted contender read images in a view of them."""
+    if view == SINGLE:
+        return fit.describer
+    setup = replace(fit.setup, view=view)
+    if fit.trained:
+        return network_describer(fit.trained.model, setup)
+    return in_view(fit.describer, setup)
 
 
 def tabulate(job: Job, rows: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:

@@ -6,22 +6,22 @@ All protocols are scored here: the holdout, the folds, and the careless split.
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cvpipe.config import Config
-from cvpipe.evaluation.comparison import choose, compare_predictions
-from cvpipe.evaluation.costs import cost_matrix
+from cvpipe.evaluation.comparison import compare_predictions
 from cvpipe.evaluation.folds import compare_folds
 from cvpipe.evaluation.intervals import difference_interval
-from cvpipe.evaluation.metrics import metrics_for
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.files import read_json, write_json, write_table
 from cvpipe.frames import read_predictions
 from cvpipe.report.content import CARELESS_COLUMNS, NO_WORSE_MARGINS, SUBGROUP_COLUMNS
 from cvpipe.runs import record_test_opening
 from cvpipe.stages.calibration import measure_calibration, table_for_choosing
+from cvpipe.stages.choosing import choose_on_val, costs_of
 from cvpipe.stages.contenders import predict_split
 from cvpipe.stages.decide import fix_decisions, run_decide
 from cvpipe.stages.ensembles import run_members
@@ -43,39 +43,16 @@ def fix_choice(job: Job) -> str:
     """
     if job.run.choice_path.exists():
         return str(read_json(job.run.choice_path)["chosen"])
-    names = candidates(job.config)
-    chosen, num_images = best_on_val(job, names)
-    select_by = job.config.evaluate.select_by
-    metric = metrics_for(len(job.run.class_names()), costs_of(job))[select_by]
-    because = (
-        f"it has the {'highest' if metric.higher_is_better else 'lowest'} "
-        f"{metric.title.lower()} of {len(names)} candidates on "
-        f"{num_images} of the {len(rows_of_split(job, 'val'))} validation images"
-    )
-    write_json(
-        job.run.choice_path,
-        {
-            "chosen": chosen,
-            "because": because,
-            "select_by": select_by,
-            "num_images": num_images,
-        },
-    )
-    return chosen
+    facts = best_on_val(job, candidates(job.config))
+    write_json(job.run.choice_path, facts)
+    return str(facts["chosen"])
 
 
-def best_on_val(job: Job, names: Sequence[str]) -> tuple[str, int]:
-    """Name the best of some contenders on half A of val, and say how many images that is."""
+def best_on_val(job: Job, names: Sequence[str]) -> dict[str, Any]:
+    """Choose the best of some contenders on half A of val; see `choose_on_val`."""
     val = rows_of_split(job, "val")
     tables = {name: table_for_choosing(job, name, val) for name in names}
-    best = choose(tables, job.config.evaluate.select_by, costs_of(job))
-    return best, len(tables[best])
-
-
-def costs_of(job: Job) -> np.ndarray | None:
-    """Write the costs of mistakes in class order; `None` where the config names none."""
-    costs = job.config.evaluate.costs
-    return cost_matrix(costs, job.run.class_names()) if costs else None
+    return choose_on_val(job, tables, "candidates")
 
 
 def candidates(config: Config) -> list[str]:
@@ -118,7 +95,7 @@ def careful_protocols(config: Config) -> list[str]:
 
 
 def score(job: Job, groups: pd.Series) -> pd.DataFrame:
-    """Compute the metrics of all contenders under all protocols.
+    """Compute the metrics of all contenders, each in its own view, under all protocols.
 
     Val figures have no interval: val was used for choosing. Nor have further repeats of the
     folds, of which only the spread is told. Intervals of the careless split know of the groups,
@@ -137,7 +114,7 @@ def score(job: Job, groups: pd.Series) -> pd.DataFrame:
             if values_only:
                 table[["low", "high"]] = np.nan
             keys = {"protocol": protocol, "repeat": repeat, "contender": name}
-            tables.append(table.assign(**keys, split=split, view="single"))
+            tables.append(table.assign(**keys, split=split, view=job.run.view(name)))
     columns = ["protocol", "repeat", "contender", "split", "view"]
     joined = pd.concat(tables, ignore_index=True)
     return joined[columns + [name for name in joined if name not in columns]]
@@ -176,9 +153,7 @@ def compare_recipes(job: Job, chosen: str) -> pd.DataFrame:
         for fold in sorted(manifest[fold_column(repeat)].unique())
     ]
     tables = {
-        c.name: [
-            read_predictions(job.run.part_path(c.name, part) / "predictions.csv") for part in parts
-        ]
+        c.name: [read_predictions(job.run.fold_predictions_path(c.name, part)) for part in parts]
         for c in job.config.contender
     }
     return compare_folds(chosen, tables)

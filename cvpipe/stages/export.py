@@ -13,6 +13,7 @@ from cvpipe.errors import GateError
 from cvpipe.export.bundle import BUNDLE_VERSION, bundle_readme
 from cvpipe.files import atomic_path, read_json, write_json, write_text
 from cvpipe.inference.calibration import Scaling
+from cvpipe.inference.crops import SINGLE, crop_origins, num_views, sizes_to_load
 from cvpipe.models.backbones import describe_weights
 from cvpipe.models.framework import set_threads
 from cvpipe.models.heads import scale_logits
@@ -35,8 +36,7 @@ def contender_to_export(job: Job) -> str:
     chosen = str(read_json(job.run.choice_path)["chosen"])
     if chosen in networks or not networks:
         return chosen if chosen in networks else ""
-    best, _ = best_on_val(job, networks)
-    return best
+    return str(best_on_val(job, networks)["chosen"])
 
 
 def run_export(job: Job) -> None:
@@ -68,14 +68,34 @@ def write_bundle(job: Job, name: str, bundle: Path) -> None:
 
 
 def store_calibrated_network(run: Run, name: str, path: Path) -> None:
-    """Write a contender's network with its calibration inside."""
+    """Write a contender's network with its views and its calibration inside."""
     stored, calibration = run.part_path(name) / "model.keras", load_calibration(run, name)
-    if isinstance(calibration, Scaling) and not calibration.changes_nothing:
-        set_threads(run.config().threads)
-        model = scale_logits(load_network(stored), calibration.slopes, calibration.offsets)
-        model.save(path)
-    else:
+    scaling = calibration if isinstance(calibration, Scaling) else None
+    if scaling is not None and scaling.changes_nothing:
+        scaling = None
+    view = run.view(name)
+    if view == SINGLE and scaling is None:
         shutil.copyfile(stored, path)
+        return
+    set_threads(run.config().threads)
+    model = load_network(stored)
+    if view != SINGLE:
+        model = see_views(model, view, scaling)
+    elif scaling is not None:
+        model = scale_logits(model, scaling.slopes, scaling.offsets)
+    model.save(path)
+
+
+def see_views(model: Any, view: str, scaling: Scaling | None) -> Any:
+    """Build a view into a network, and behind the mean of its probabilities their calibration."""
+    from cvpipe.models.merging import scale_probabilities, views_inside
+
+    crop_size = (model.input_shape[1], model.input_shape[2])
+    (image_size,) = sizes_to_load(view, crop_size)
+    viewing = views_inside(model, image_size, *crop_origins(view, crop_size))
+    if scaling is None:
+        return viewing
+    return scale_probabilities(viewing, scaling.slopes, scaling.offsets, scaling.floor)
 
 
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
@@ -91,7 +111,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         & (metrics["split"] == "test")
         & (metrics["label"] == "")
     ]
-    source = read_source(job.root)
+    source, view = read_source(job.root), job.run.view(name)
     return {
         "bundle_version": BUNDLE_VERSION,
         "run": job.run.path.name,
@@ -102,11 +122,12 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "input": {
             "dtype": "uint8",
             "colour": "RGB",
-            "image_size": list(spec.size),
+            "image_size": list(sizes_to_load(view, spec.size)[0]),
             "decode_rule": DECODE_RULE,
             **asdict(decode_rule(job.config.images, job.config.data)),
             "preprocessing": "inside the model",
         },
+        **describe_view(view, spec.size),
         "output": "probabilities in the order of class_names",
         "calibration": describe_calibration(job.run, name),
         "test_metrics": [
@@ -131,6 +152,14 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "limits": "The figures hold for images from the same source. Nothing is known about "
         "other cameras, sites or populations; not a medical device.",
     }
+
+
+def describe_view(view: str, crop_size: tuple[int, int]) -> dict[str, Any]:
+    """Say how a network sees an image; nothing where it sees it as it is."""
+    if view == SINGLE:
+        return {}
+    facts = {"kind": view, "passes": num_views(view), "crop_size": list(crop_size)}
+    return {"view": {**facts, "where": "inside the model"}}
 
 
 def describe_calibration(run: Run, name: str) -> dict[str, Any]:

@@ -21,11 +21,12 @@ from cvpipe.cache import cache_root, cached_rows
 from cvpipe.config import Config
 from cvpipe.data.images import DecodeRule, decode_rule
 from cvpipe.data.pixels import image_space, num_pixel_bytes
-from cvpipe.data.threads import load_batches, ordered_map
+from cvpipe.data.threads import load_batches, load_sizes, ordered_map
 from cvpipe.errors import InputError
 from cvpipe.features.table import KINDS, Feature, FileFeature
 from cvpipe.files import read_json, write_json
 from cvpipe.formats import reader_versions
+from cvpipe.inference.crops import CUT_RULE, SINGLE, cut_batch, num_views, sizes_to_load
 from cvpipe.models.backbones import BACKBONES, FEATURES_POINT, weights_fingerprint
 from cvpipe.models.deep_features import DeepFeature
 from cvpipe.models.features import BATCH_SIZE, build_frozen_embed
@@ -57,6 +58,8 @@ class Setup:
         seed: Of what features learn.
         runtime: What computes frozen networks.
         precision: In which they are computed.
+        view: How an image is seen, a key of `cvpipe.inference.crops.VIEWS`; fitting knows only
+            `"single"`.
     """
 
     features: Mapping[str, AnyFeature]
@@ -65,6 +68,7 @@ class Setup:
     seed: int
     runtime: str = TENSORFLOW
     precision: str = "float32"
+    view: str = SINGLE
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,12 @@ class Descriptor:
 
     Attributes:
         name: Of the feature or backbone; the title of progress bars.
-        row_size: Length of a row.
+        row_size: Length of a row, which holds the rows of all views side by side.
         space: What decides a row besides the file's bytes; see `cvpipe.cache`.
         prepare: Makes the function from paths to `float32` rows. Called only when something
             has to be computed, because it may load a network.
         learned: The fitted transformer of a feature that learns.
+        num_views: How many views of an image it looks at; what looks at none has one row for all.
     """
 
     name: str
@@ -113,6 +118,7 @@ class Descriptor:
     space: dict[str, Any]
     prepare: Callable[[], Describe]
     learned: Any = None
+    num_views: int = 1
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Describer:
     """All that turns image files into a contender's rows, with what was learned for it.
 
     Attributes:
-        descriptors: Their rows stand side by side.
+        descriptors: Their rows stand side by side, view by view.
         scales: What the rows of each are multiplied by; empty for a single descriptor.
     """
 
@@ -136,8 +142,8 @@ class Describer:
         """Compute or recall the rows of images.
 
         Returns:
-            `float32` array of shape `(n, num_features)`; of shape `(n, 1)` and all zero where
-            no image is looked at.
+            `float32` array of shape `(n, num_views * num_features)`; of shape `(n, 1)` and all
+            zero where no image is looked at.
         """
         blocks = [recall_rows(descriptor, files, watcher) for descriptor in self.descriptors]
         return self._join(blocks, len(files.image_ids))
@@ -148,7 +154,14 @@ class Describer:
         if self.scales:
             pairs = zip(blocks, self.scales, strict=True)
             blocks = [block * np.float32(scale) for block, scale in pairs]
-        return np.hstack(blocks)
+        views = max(descriptor.num_views for descriptor in self.descriptors)
+        by_view = []
+        for block, descriptor in zip(blocks, self.descriptors, strict=True):
+            length = descriptor.row_size // descriptor.num_views
+            rows = block.reshape(num_images, descriptor.num_views, length)
+            by_view.append(np.broadcast_to(rows, (num_images, views, length)))
+        joined = np.concatenate(by_view, axis=2)
+        return joined.reshape(num_images, views * joined.shape[2])
 
 
 def setup_of(config: Config) -> Setup:
@@ -251,6 +264,24 @@ def fixed_describer(names: Sequence[str], setup: Setup) -> Describer:
     return Describer(tuple(build_descriptor(name, setup) for name in names))
 
 
+def in_view(describer: Describer, setup: Setup) -> Describer:
+    """Read images in the view of another setup, with what was learned already.
+
+    Args:
+        describer: Of features and backbones.
+        setup: How files become rows.
+    """
+    descriptors = tuple(
+        _descriptor(d.name, setup, functools.partial(_known, d.learned))
+        for d in describer.descriptors
+    )
+    return Describer(descriptors, describer.scales)
+
+
+def _known(learned: Any, name: str, feature: Feature) -> Any:  # noqa: ARG001
+    return learned
+
+
 def build_descriptor(name: str, setup: Setup) -> Descriptor:
     """Describe images by a feature that learns nothing, or by the frozen ones of a backbone."""
     return _descriptor(name, setup, _must_not_learn)
@@ -286,15 +317,29 @@ def _image_descriptor(name: str, feature: Feature, setup: Setup, learned: Any = 
         "feature": feature.identity,
         "opencv": next(iter(check_builds(installed_builds()).values())),
         **{package: metadata.version(package) for package in NUMERICAL_PACKAGES},
-        **image_space(feature.image_size, setup.rule),
+        **view_space(feature.image_size, setup),
     }
     if learned is not None:
         space["learned"] = state_fingerprint(learned)
     describe = from_images(
-        transformer.transform, feature.image_size, setup.rule, setup.threads, one_thread_each=True
+        transformer.transform,
+        feature.image_size,
+        setup.rule,
+        setup.threads,
+        setup.view,
+        one_thread_each=True,
     )
-    row_size = int(transformer.n_features_out_)
-    return Descriptor(name, row_size, space, lambda: describe, learned)
+    views = num_views(setup.view)
+    row_size = views * int(transformer.n_features_out_)
+    return Descriptor(name, row_size, space, lambda: describe, learned, views)
+
+
+def view_space(image_size: tuple[int, int], setup: Setup) -> dict[str, Any]:
+    """State what decides the pixels of the views of a file, for the key of a cache."""
+    space = image_space(image_size, setup.rule)
+    if setup.view != SINGLE:
+        space |= {"view": setup.view, "cut": CUT_RULE}
+    return space
 
 
 def state_fingerprint(transformer: Any) -> str:
@@ -358,17 +403,18 @@ def _deep_descriptor(name: str, feature: DeepFeature, setup: Setup) -> Descripto
         "weights": weights_fingerprint(feature.spec),
         "layer": FEATURES_POINT if plain else [*feature.layers, feature.pooling],
         **network_space(setup),
-        **image_space(feature.image_size, setup.rule),
+        **view_space(feature.image_size, setup),
     }
 
     def prepare() -> Describe:
         embed = load_embed(feature, setup.threads, setup.runtime, setup.precision)
-        return from_images(embed, feature.image_size, setup.rule, setup.threads)
+        return from_images(embed, feature.image_size, setup.rule, setup.threads, setup.view)
 
     row_size = BACKBONES[feature.spec.name].num_features
     if not plain:
         row_size = load_deep(feature, setup.threads).output_shape[-1]
-    return Descriptor(name, row_size, space, prepare)
+    views = num_views(setup.view)
+    return Descriptor(name, views * row_size, space, prepare, num_views=views)
 
 
 def network_describer(model: Any, setup: Setup) -> Describer:
@@ -386,14 +432,16 @@ def network_describer(model: Any, setup: Setup) -> Describer:
     space = {
         "network": weights.hexdigest(),
         **network_space(setup),
-        **image_space(image_size, setup.rule),
+        **view_space(image_size, setup),
     }
 
     def prepare() -> Describe:
         embed = build_frozen_embed(model, setup.runtime, setup.precision, setup.threads)
-        return from_images(embed, image_size, setup.rule, setup.threads)
+        return from_images(embed, image_size, setup.rule, setup.threads, setup.view)
 
-    return Describer((Descriptor("network", model.output_shape[-1], space, prepare),))
+    views = num_views(setup.view)
+    row_size = views * model.output_shape[-1]
+    return Describer((Descriptor("network", row_size, space, prepare, num_views=views),))
 
 
 def network_space(setup: Setup) -> dict[str, Any]:
@@ -412,25 +460,36 @@ def from_images(
     image_size: tuple[int, int],
     rule: DecodeRule,
     threads: int,
+    view: str = SINGLE,
     one_thread_each: bool = False,
 ) -> Describe:
     """Make a function of `uint8` images of one size into a function of paths.
 
+    Every image is decoded once, however many views of it there are.
+
     Args:
         function: Describes a batch of images.
-        image_size: `(height, width)` in pixels that images are brought to.
+        image_size: `(height, width)` in pixels that the function takes.
         rule: How a file becomes pixels.
         threads: Threads that load images.
+        view: How an image is seen, a key of `cvpipe.inference.crops.VIEWS`; the rows of its views
+            stand side by side.
         one_thread_each: Let as many threads describe a batch each; otherwise one batch at a
             time is described, by a function that has threads of its own.
     """
+    sizes = sizes_to_load(view, image_size)
+    images_per_batch = max(1, BATCH_SIZE // num_views(view))
+
+    def describe_batch(loaded: list[np.ndarray]) -> np.ndarray:
+        rows = function(cut_batch(loaded, image_size, view))
+        return rows.reshape(len(loaded[0]), -1)
 
     def describe(paths: Sequence[Path]) -> np.ndarray:
-        batches = load_batches(paths, image_size, rule, BATCH_SIZE, threads)
+        batches = load_sizes(paths, sizes, rule, images_per_batch, threads)
         if not one_thread_each:
-            return np.concatenate([function(batch) for batch in batches])
+            return np.concatenate([describe_batch(batch) for batch in batches])
         with threadpool_limits(1):
-            return np.concatenate(list(ordered_map(function, batches, threads)))
+            return np.concatenate(list(ordered_map(describe_batch, batches, threads)))
 
     return describe
 

@@ -21,6 +21,7 @@ from cvpipe.data.manifest import has_given_split
 from cvpipe.data.sources import DATASETS
 from cvpipe.errors import InputError, check_name
 from cvpipe.features.table import FEATURES, Feature, FileFeature
+from cvpipe.inference.crops import VIEWS, num_views
 from cvpipe.models.backbones import BACKBONES, check_backbone
 from cvpipe.models.deep_features import DeepFeature, check_deep_feature
 from cvpipe.models.runtimes import check_runtime
@@ -129,7 +130,7 @@ def _missing_root(root: Path) -> str:
 
 
 def check_names(config: Config) -> Config:
-    """Return a config in which every feature, classifier and backbone is known.
+    """Return a config in which every feature, classifier, backbone and view is known.
 
     Raises:
         InputError: A name is unknown, or parts of a contender do not fit together.
@@ -137,6 +138,7 @@ def check_names(config: Config) -> Config:
     # Of contenders' own networks others know nothing.
     features = {n: f for n, f in known_features(config).items() if " of " not in n}
     check_runtime(config.runtime, config.precision)
+    check_views(config.evaluate.views)
     for section in config.feature:
         feature = features[section.name]
         if isinstance(feature, Feature):  # those that have a name already are known to be possible
@@ -199,6 +201,16 @@ def check_members(config: Config, ensemble: EnsembleContender) -> None:
             )
 
 
+def check_views(views: Sequence[str]) -> None:
+    """Check that all views are known.
+
+    Raises:
+        InputError: One is not.
+    """
+    for view in views:
+        check_name("view", view, VIEWS)
+
+
 def check_network(config: Config, contender: NetworkContender) -> None:
     """Refuse a network that cannot be built, or training that cannot be done as it is described.
 
@@ -257,8 +269,9 @@ def estimate_seconds(config: Config, num_images: int) -> float:
     known = known_features(config)
     names = {name for contender in config.contender for name in names_to_learn(contender)}
     num_backbones = sum(isinstance(known[name], DeepFeature) for name in names)
-    per_image = SECONDS_PER_IMAGE + num_backbones * SECONDS_PER_IMAGE_BACKBONE
-    per_image += (len(names) - num_backbones) * SECONDS_PER_IMAGE_FEATURE
+    described = num_backbones * SECONDS_PER_IMAGE_BACKBONE
+    described += (len(names) - num_backbones) * SECONDS_PER_IMAGE_FEATURE
+    per_image = SECONDS_PER_IMAGE + described * (1 + further_passes(config))
     for contender in config.contender:
         if isinstance(contender, NetworkContender) and is_trained(contender):
             per_image += training_seconds(config, contender)
@@ -271,6 +284,16 @@ def estimate_seconds(config: Config, num_images: int) -> float:
         fits = (1 + num_fold_fits(config)) * search + last * config.split.careless
         per_image += fits * SECONDS_PER_IMAGE_FIT
     return START_SECONDS + num_images * per_image
+
+
+def further_passes(config: Config) -> float:
+    """Count the passes that views take besides the one of every image, per image.
+
+    Train is seen in a single view only, unless folds make it test.
+    """
+    passes = sum(map(num_views, config.evaluate.views)) - 1
+    share = config.split.val_fraction + config.split.test_fraction
+    return passes * (1.0 if config.split.protocol == "kfold" else share)
 
 
 def training_seconds(config: Config, contender: NetworkContender) -> float:

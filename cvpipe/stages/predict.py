@@ -15,6 +15,7 @@ from cvpipe.data.images import DECODE_RULE, DecodeRule, decode_rule
 from cvpipe.errors import InputError, check_name
 from cvpipe.files import read_json
 from cvpipe.inference.calibration import Calibration
+from cvpipe.inference.crops import average_over_views
 from cvpipe.inference.ensembling import Ensemble
 from cvpipe.models.features import build_embed
 from cvpipe.runs import Run, open_run
@@ -89,13 +90,20 @@ def load(path: str | Path, contender: str = "") -> ImageClassifier:
     return load_contender(run, contender or read_json(run.choice_path)["chosen"])
 
 
-def load_contender(run: Run, name: str) -> ImageClassifier:
-    """Load a fitted contender of a run."""
+def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
+    """Load a fitted contender of a run.
+
+    Args:
+        run: The run.
+        name: Of the contender.
+        view: One of those that the run asked for; `""`: its own one.
+    """
     config = run.config()
     contenders = {contender.name: contender for contender in config.contender}
     contender = contenders[check_name("contender", name, contenders)]
     part = run.part_path(name)
-    calibration = load_calibration(run, name)
+    calibration = load_calibration(run, name, view)
+    seen = view or run.view(name)
     decisions = run.decisions_path(name)
     point = read_json(decisions)["operating_point"] if decisions.exists() else {}
     if isinstance(contender, EnsembleContender):
@@ -115,15 +123,15 @@ def load_contender(run: Run, name: str) -> ImageClassifier:
         return ImageClassifier(
             name,
             run.class_names(),
-            from_images(build_embed(model), size, rule, config.threads),
-            calibrated(as_they_are, calibration),
+            from_images(build_embed(model), size, rule, config.threads, seen),
+            calibrated(average_over_views(as_they_are, seen), calibration),
             point,
         )
     return ImageClassifier(
         name,
         run.class_names(),
-        stored_describer(run, contender).prepare(),
-        calibrated(load_predictor(run, contender), calibration),
+        stored_describer(run, contender, seen).prepare(),
+        calibrated(average_over_views(load_predictor(run, contender), seen), calibration),
         point,
     )
 

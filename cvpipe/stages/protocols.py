@@ -4,7 +4,7 @@ Both use images of the test split, so they come after test was opened, and nothi
 by them. Their divisions were fixed with the split, before anything was fitted.
 """
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ from cvpipe.stages.contenders import fit_rows, predict_by_refit, predict_rows, s
 from cvpipe.stages.ensembles import combine, load_ensemble, pieces_of
 from cvpipe.stages.job import Job
 from cvpipe.stages.networks import CHECKPOINT, drop_checkpoint, store_history
-from cvpipe.stages.recipes import members_first
+from cvpipe.stages.recipes import members_first, views_of
 from cvpipe.stages.split import fold_column
 
 
@@ -68,11 +68,9 @@ def run_folds(job: Job) -> None:
             else:
                 title = f"folds: {contender.name}, {num_folds} fits{which}"
                 with job.timed(f"folds {contender.name}", title):
-                    tables = [
-                        predict_fold(job, contender, manifest, repeat, fold) for fold in folds
-                    ]
-                    pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
-                    write_table(path, frames.check_predictions(pooled))
+                    for fold in folds:
+                        predict_fold(job, contender, manifest, repeat, fold)
+                    pool_folds(job, contender, repeat, folds)
                 trim(cache_root(), max_bytes())  # what is learned anew leaves rows at every fold
 
 
@@ -90,18 +88,45 @@ def combine_folds(job: Job, contender: EnsembleContender, repeat: int) -> pd.Dat
 
 def predict_fold(
     job: Job, contender: SingleContender, manifest: pd.DataFrame, repeat: int, fold: str
-) -> pd.DataFrame:
-    """Predict one fold, hyperparameters searched and fitted on the others; kept once done."""
-    part = job.run.part_path(contender.name, f"r{repeat}-f{fold}")
-    predictions_path: Path = part / "predictions.csv"
-    if not (part / "fit.json").exists():
-        held_out = manifest[fold_column(repeat)] == fold
-        others = manifest[~held_out].reset_index(drop=True)
-        fit = fit_rows(job, contender, others, checkpoint=part / CHECKPOINT)
-        rows = manifest[held_out].reset_index(drop=True)
-        write_table(predictions_path, predict_rows(job, fit, rows))
-        if fit.trained:
-            store_history(part, fit.trained)
-        store_fit(part, fit.fitted, {})
-        drop_checkpoint(part)
-    return frames.read_predictions(predictions_path)
+) -> None:
+    """Predict one fold, hyperparameters searched and fitted on the others; kept once done.
+
+    One fit predicts it in all views.
+    """
+    name, part_name = contender.name, part_of_fold(repeat, fold)
+    part = job.run.part_path(name, part_name)
+    if (part / "fit.json").exists():
+        return
+    held_out = manifest[fold_column(repeat)] == fold
+    others = manifest[~held_out].reset_index(drop=True)
+    fit = fit_rows(job, contender, others, checkpoint=part / CHECKPOINT)
+    rows = manifest[held_out].reset_index(drop=True)
+    seen = {view: predict_rows(job, fit, rows, view) for view in views_of(job.config, contender)}
+    # As everywhere: the contender's own view again under a name without one.
+    tables = {**(seen if len(seen) > 1 else {}), "": seen[job.run.view(name)]}
+    for view, table in tables.items():
+        write_table(job.run.fold_predictions_path(name, part_name, view), table)
+    if fit.trained:
+        store_history(part, fit.trained)
+    store_fit(part, fit.fitted, {})
+    drop_checkpoint(part)
+
+
+def pool_folds(job: Job, contender: SingleContender, repeat: int, folds: Sequence[str]) -> None:
+    """Store one table of the folds for each view, that of the contender's own view last."""
+    name, views = contender.name, views_of(job.config, contender)
+    for view in [*(views if len(views) > 1 else ()), ""]:
+        tables = [
+            frames.read_predictions(
+                job.run.fold_predictions_path(name, part_of_fold(repeat, fold), view)
+            )
+            for fold in folds
+        ]
+        pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
+        path = job.run.predictions_path(name, "test", "kfold", repeat, view)
+        write_table(path, frames.check_predictions(pooled))
+
+
+def part_of_fold(repeat: int, fold: str) -> str:
+    """Name the part of a fold of a repeat."""
+    return f"r{repeat}-f{fold}"

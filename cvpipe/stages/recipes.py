@@ -9,6 +9,7 @@ from cvpipe.config import (
 )
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES, Feature, FileFeature, make_feature
+from cvpipe.inference.crops import SINGLE
 from cvpipe.models.backbones import BACKBONES, NO_WEIGHTS, PRETRAINED, BackboneSpec
 from cvpipe.models.deep_features import DeepFeature, make_deep_feature
 from cvpipe.models.transfer import WHOLE_NETWORK
@@ -122,6 +123,15 @@ def is_baseline(contender: Contender) -> bool:
         return False
     files_alone = all(isinstance(FEATURES.get(n), FileFeature) for n in feature_names(contender))
     return not is_trained(contender) and (is_majority(contender) or files_alone)
+
+
+def views_of(config: Config, contender: Contender) -> tuple[str, ...]:
+    """Name the views in which a contender predicts: one alone where it looks at no pixel.
+
+    An ensemble reads what its members say, each in its own view.
+    """
+    alone = isinstance(contender, EnsembleContender) or is_baseline(contender)
+    return (SINGLE,) if alone else config.evaluate.views
 
 
 def is_shortcut(contender: Contender) -> bool:

@@ -1,6 +1,7 @@
 """Collect what a run knows and write its page."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import fingerprint_of
 from cvpipe.stages.job import Job
-from cvpipe.stages.predict import load_contender
+from cvpipe.stages.predict import ImageClassifier, load_contender
 from cvpipe.stages.recipes import (
     SOFTMAX,
     backbone_spec,
@@ -46,6 +47,7 @@ from cvpipe.stages.risks import find_risks, find_warnings
 from cvpipe.stages.split import SPLIT_GIVEN, describe_split, rows_of_split
 from cvpipe.stages.training_report import collect_training
 from cvpipe.stages.understanding import collect_understanding
+from cvpipe.stages.view_figures import collect_views, viewing_contenders, write_views
 
 SAMPLES_PER_CLASS = 6
 MAX_MISTAKES = 24
@@ -74,6 +76,8 @@ def run_report(job: Job) -> None:
     with job.timed("report", "report"):
         if not job.run.speeds_path.exists():
             measure_speeds(job)
+        if not job.run.views_path.exists():
+            write_views(job)
         if not job.run.contenders_path.exists():
             write_contenders(job.run)
     write_report(job.run, job.root)
@@ -108,17 +112,35 @@ def rebuild_report(run: Run, data: Path | None = None) -> None:
 
 
 def measure_speeds(job: Job) -> None:
-    """Store how many image files per second each contender classifies, from file to answer."""
+    """Store how many image files per second each contender classifies, from file to answer.
+
+    Those that see an image in several views are measured in each of them.
+    """
     val = rows_of_split(job, "val")
     paths = [job.root / image_id for image_id in val["image_id"].head(SPEED_IMAGES)]
-    speeds = {}
+    speeds, of_views = {}, {}
+    viewing = viewing_contenders(job.config)
     for contender in job.config.contender:
-        classifier = load_contender(job.run, contender.name)
-        classifier.predict_proba(paths)  # the first call also compiles
-        started = time.perf_counter()
-        classifier.predict_proba(paths)
-        speeds[contender.name] = round(len(paths) / (time.perf_counter() - started), 1)
+        name = contender.name
+        if name in viewing:
+            of_views[name] = {
+                view: measure_speed(load_contender(job.run, name, view), paths)
+                for view in viewing[name]
+            }
+            speeds[name] = of_views[name][job.run.view(name)]
+        else:
+            speeds[name] = measure_speed(load_contender(job.run, name), paths)
+    if of_views:
+        write_json(job.run.view_speeds_path, of_views)
     write_json(job.run.speeds_path, speeds)
+
+
+def measure_speed(classifier: ImageClassifier, paths: Sequence[Path]) -> float:
+    """Measure how many image files per second are classified, from file to answer."""
+    classifier.predict_proba(paths)  # the first call also compiles
+    started = time.perf_counter()
+    classifier.predict_proba(paths)
+    return round(len(paths) / (time.perf_counter() - started), 1)
 
 
 def collect_content(run: Run, root: Path) -> ReportContent:
@@ -167,6 +189,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         understanding=collect_understanding(run, root, manifest),
         training=collect_training(run),
         members=run.members(),
+        **collect_views(run),
     )
 
 
@@ -249,7 +272,7 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
     return ContenderSummary(
         name=contender.name,
         description=description,
-        view="single",
+        view=run.view(contender.name),
         chosen_values=describe_search(fit),
         fit_seconds=fit["fit_seconds"],
         predict_images_per_second=run.speeds().get(contender.name, float("nan")),

@@ -38,6 +38,7 @@ from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
 from cvpipe.stages.understanding import run_neighbours
 from cvpipe.stages.unlike import fit_unlike, measure_unlike
+from cvpipe.stages.view_figures import describe_crops
 
 
 def run(
@@ -97,6 +98,8 @@ def run(
         licence = read_source(plan.root).get("licence")
         if licence:
             watcher.say(f"licence of the images: {licence}")
+        if describe_crops(plan.config):
+            watcher.say(f"evaluate.views: {describe_crops(plan.config)}")
         if weights_of(plan.config) or any(map(is_trained, plan.config.contender)):
             set_threads(plan.config.threads)  # fails now rather than after minutes
         with threadpool_limits(plan.config.threads):

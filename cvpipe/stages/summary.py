@@ -16,8 +16,9 @@ def accuracy_table(run: Run) -> pd.DataFrame:
         run: An evaluated run.
 
     Returns:
-        One row per contender in the config's order, all values text: `contender`, `test`,
-        `<n> folds` and `careless split` where the run has them, and `verdict`.
+        One row per contender in the config's order, all values text: `contender`, `view` where
+        there were several, `test`, `<n> folds` and `careless split` where the run has them, and
+        `verdict`.
     """
     config = run.config()
     chosen = str(read_json(run.choice_path)["chosen"])
@@ -29,6 +30,8 @@ def accuracy_table(run: Run) -> pd.DataFrame:
         "careless": "careless split",
     }
     columns = {"contender": names}
+    if run.views_path.exists():
+        columns["view"] = [run.view(name) for name in names]
     for protocol, title in titles.items():
         rows = accuracies_on_test(metrics, protocol)
         if len(rows):

@@ -27,6 +27,7 @@ from cvpipe.errors import InputError, check_name
 from cvpipe.evaluation.detection import area_with_interval
 from cvpipe.evaluation.means import mean_with_interval
 from cvpipe.files import atomic_path, read_json, write_json, write_table
+from cvpipe.inference.crops import SINGLE, average_over_views
 from cvpipe.inference.unlike import (
     DEFAULT_SCORE,
     FLAGGED_FRACTION,
@@ -334,7 +335,7 @@ def read_all(folder: Path, image_ids: Sequence[str], rule: DecodeRule, threads: 
 def score_files(
     run: Run, contender: Contender, folder: Path, image_ids: Sequence[str], watcher: Watcher
 ) -> dict[str, np.ndarray]:
-    """Score image files that can be read."""
+    """Score image files that can be read: their probabilities are those of the chosen view."""
     if isinstance(contender, EnsembleContender):  # of its probabilities alone
         predictions = load_contender(run, contender.name).predict_proba(
             [folder / image_id for image_id in image_ids]
@@ -343,11 +344,13 @@ def score_files(
             {}, frames.probabilities_of(predictions), np.empty((len(predictions), 0))
         )
     sha256s = [hash_file(folder / image_id) for image_id in image_ids]
-    describer = stored_describer(run, contender)
-    features = describer.describe(ImageFiles(folder, image_ids, sha256s), watcher)
+    files, view = ImageFiles(folder, image_ids, sha256s), run.view(contender.name)
+    features = seen = stored_describer(run, contender).describe(files, watcher)
+    if view != SINGLE:
+        seen = stored_describer(run, contender, view).describe(files, watcher)
     trim(cache_root(), max_bytes())
-    predict = load_predictor(run, contender)
-    probabilities = calibrated(predict, load_calibration(run, contender.name))(features)
+    predict = average_over_views(load_predictor(run, contender), view)
+    probabilities = calibrated(predict, load_calibration(run, contender.name))(seen)
     with threadpool_limits(1):
         return score_images(load_parts(run, contender.name), probabilities, features)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cvpipe.data import threads as threads_module
 from cvpipe.data.images import DecodeRule, read_image, resize_image
-from cvpipe.data.threads import load_batches, ordered_map
+from cvpipe.data.threads import load_batches, load_sizes, ordered_map
 from cvpipe.errors import InputError
 
 THREADS = [1, 2, 8]
@@ -143,8 +144,29 @@ def test_batches(paths, threads, batch_size, sizes):
     np.testing.assert_array_equal(np.concatenate(batches), expected)
 
 
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_several_sizes_come_from_one_decode(paths, threads, fit, monkeypatch):
+    decoded = []
+
+    def recording(path, rule):
+        decoded.append(path)
+        return read_image(path, rule)
+
+    monkeypatch.setattr(threads_module, "read_image", recording)
+    sizes = [(12, 16), (14, 19), (7, 5)]
+    batches = list(load_sizes(paths, sizes, DecodeRule(fit=fit), 3, threads))
+    assert sorted(decoded) == paths
+    assert [len(batch) for batch in batches] == [3, 3, 3]
+    assert [len(arrays[0]) for arrays in batches] == [3, 3, 1]
+    for size, arrays in zip(sizes, zip(*batches, strict=True), strict=True):
+        expected = np.stack([resize_image(read_image(path), size, fit) for path in paths])
+        np.testing.assert_array_equal(np.concatenate(arrays), expected)
+
+
 def test_no_paths_no_batches():
     assert list(load_batches([], (12, 16), DecodeRule(), 3, 2)) == []
+    assert list(load_sizes([], [(12, 16), (1, 1)], DecodeRule(), 3, 2)) == []
 
 
 @pytest.mark.parametrize("threads", THREADS)

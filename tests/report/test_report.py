@@ -816,11 +816,11 @@ FULL = build_full()
         (build_full(folds=-2), "folds is -2"),
         (
             build_content(folds=5),
-            r"'probe' has 0 test accuracies in the metrics \(protocol 'kfold', view 'single'\)",
+            r"'probe' has 0 test accuracies in the metrics \(protocol 'kfold', its own view\)",
         ),
         (
             build_content(careless=FULL.careless),
-            r"'hog' has 0 test accuracies in the metrics \(protocol 'careless', view 'single'\)",
+            r"'hog' has 0 test accuracies in the metrics \(protocol 'careless', its own view\)",
         ),
         (
             with_data(CONTENT, findings=CONTENT.data.findings.drop(columns="reason")),
@@ -924,7 +924,7 @@ def test_k_fold_has_tables_of_its_own():
     assert paired == [[*start, "–", "not shown", "7", "77", "2,624"]]
 
 
-def test_k_fold_is_read_in_the_single_view():
+def test_k_fold_is_read_in_the_own_view_of_a_contender():
     flipped = pd.DataFrame(
         metric_rows("probe", 0.5, protocol="kfold", view="flip"), columns=METRIC_COLUMNS
     )
@@ -935,9 +935,9 @@ def test_k_fold_is_read_in_the_single_view():
         metrics=metrics, contenders=contenders, comparison=comparison, careless=careless
     )
     text = render_report(content)
-    assert "recipe of probe names 96.5\u00a0% correctly" in text
+    assert "recipe of probe names 50.0\u00a0% correctly" in text
     rows = rows_of(text, "All other figures of this run")
-    assert ["kfold", "1", "test", "flip", "50.0 %|45.0 to 51.0"] in [row[1:6] for row in rows]
+    assert ["kfold", "1", "test", "single", "96.5 %|91.5 to 97.5"] in [row[1:6] for row in rows]
 
 
 def test_only_comparisons_with_the_chosen_contender_are_shown_in_the_order_of_the_page():

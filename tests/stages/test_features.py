@@ -10,6 +10,7 @@ from cvpipe import cache as cache_module
 from cvpipe.classifiers.search import fit_at
 from cvpipe.config import validate_config
 from cvpipe.data import pixels as pixels_module
+from cvpipe.data import threads as threads_module
 from cvpipe.data.images import DEFAULT_RULE, DecodeRule, read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.features.file_facts import describe_files
@@ -28,6 +29,7 @@ from cvpipe.stages.features import (
     build_descriptor,
     fixed_describer,
     from_images,
+    in_view,
     learn_describer,
     setup_of,
     store_describer,
@@ -175,7 +177,7 @@ def test_contender_that_looks_at_no_image(images):
 def test_second_call_computes_nothing(images, counting, monkeypatch):
     first = describe("counting", images)
     assert counting.num_images == len(SIZES)  # equal files are described once
-    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read again"))
+    monkeypatch.setattr(stage, "load_sizes", lambda *_: pytest.fail("images are read again"))
     np.testing.assert_array_equal(describe("counting", images), first)
     # The number of threads does not decide the rows of a hand-crafted feature.
     np.testing.assert_array_equal(describe("counting", images, threads=1), first)
@@ -233,7 +235,7 @@ def test_watcher_is_shown_each_feature(images, counting):
 
 
 def test_hog_is_described_without_an_image(monkeypatch):
-    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read"))
+    monkeypatch.setattr(stage, "load_sizes", lambda *_: pytest.fail("images are read"))
     descriptor = build_descriptor("hog", setup_with(DecodeRule("pad")))
     assert descriptor.name == "hog"
     assert descriptor.row_size == 7 * 7 * 4 * 9
@@ -284,7 +286,7 @@ def test_facts_of_files_are_read_through_the_cache(images, monkeypatch):
 
     facts = dataclasses.replace(FEATURES["file_facts"], build=lambda: counting_describe)
     monkeypatch.setitem(FEATURES, "file_facts", facts)
-    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("pixels are decoded"))
+    monkeypatch.setattr(stage, "load_sizes", lambda *_: pytest.fail("pixels are decoded"))
     for _ in ("cold", "warm"):
         rows = describe("file_facts", images)
         assert rows.dtype == np.float32
@@ -351,6 +353,156 @@ def test_a_backbone_among_the_features(images, tiny_network):
     # The network that is a contender and the one among features share their rows.
     feature = DeepFeature(BackboneSpec("efficientnet_lite0"))
     assert tiny_network == [(feature, 2, "tensorflow", "float32")]
+
+
+# Several views of an image.
+
+# What is cut from images of a feature that takes 6 x 4 pixels, by hand: the size that is loaded,
+# and where a view begins in it. 6 * 8 / 7 = 6.9, 4 * 8 / 7 = 4.6; 6 * 9 / 7 = 7.7, 4 * 9 / 7 = 5.1.
+WHOLE = ((6, 4), (0, 0))
+CENTRE = ((7, 5), (0, 0))
+CROPS = [((7, 5), (0, 0)), ((7, 5), (0, 1)), ((7, 5), (1, 0)), ((7, 5), (1, 1)), CENTRE]
+PLACES = {
+    "single": [WHOLE],
+    "flip": [WHOLE],
+    "centre": [CENTRE],
+    "five_crop": CROPS,
+    "ten_crop": CROPS,
+    "multi_scale": [WHOLE, CENTRE, ((8, 6), (1, 1))],
+}
+
+
+def plain_pixels(path, view, fit):
+    """Fetch the pixels of every view, one after the other."""
+    views = []
+    for size, (top, left) in PLACES[view]:
+        image = resize_image(read_image(path), size, fit)
+        views.append(image[top : top + 6, left : left + 4])
+    if view in ("flip", "ten_crop"):
+        views += [np.flip(cut, axis=1) for cut in views]
+    return np.stack(views)
+
+
+@pytest.fixture
+def pixels(monkeypatch):
+    """A feature that is the pixels of an image, and the number of images it was shown."""
+    feature = Pixels()
+    monkeypatch.setattr(FeatureKind, "load", lambda kind: kind_classes(kind, feature))
+    monkeypatch.setitem(KINDS, "pixels", FeatureKind("three numbers", ("x", "X"), (6, 4)))
+    monkeypatch.setitem(FEATURES, "pixels", Feature("pixels", (6, 4)))
+    return feature
+
+
+class Pixels(Counting):
+    n_features_out_ = 6 * 4 * 3
+
+    def transform(self, images):
+        self.num_images += len(images)
+        return images.reshape(len(images), -1).astype(np.float32)
+
+
+def describe_view(names, images, view, rule=DEFAULT_RULE):
+    setup = dataclasses.replace(setup_with(rule), view=view)
+    return fixed_describer(names.split(), setup).describe(ImageFiles(*images), Nobody())
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("view", PLACES)
+def test_views_are_those_of_a_plain_loop_pixel_for_pixel(view, fit, images, pixels, monkeypatch):
+    root, image_ids, _ = images
+    decoded = []
+
+    def recording(path, rule):
+        decoded.append(path.name)
+        return read_image(path, rule)
+
+    monkeypatch.setattr(threads_module, "read_image", recording)
+    rows = describe_view("pixels", images, view, DecodeRule(fit))
+    assert sorted(decoded) == [f"{number}.png" for number in range(len(SIZES))]  # each file once
+    decoded.clear()
+    expected = [plain_pixels(root / name, view, fit).ravel() for name in image_ids]
+    np.testing.assert_array_equal(rows, np.array(expected, dtype=np.float32))
+    np.testing.assert_array_equal(describe_view("pixels", images, view, DecodeRule(fit)), rows)
+    assert decoded == []
+    assert pixels.num_images == len(SIZES) * len(plain_pixels(root / image_ids[0], view, fit))
+
+
+def test_every_view_has_rows_of_its_own_and_single_those_of_before(images, pixels):
+    spaces = {
+        view: build_descriptor("pixels", dataclasses.replace(setup_with(), view=view)).space
+        for view in PLACES
+    }
+    assert len({cache_module.space_folder(space, images[0]) for space in spaces.values()}) == len(
+        PLACES
+    )
+    assert "view" not in spaces["single"]
+    assert set(spaces["single"]) == {
+        *("feature", "opencv", "numpy", "scipy", "scikit-learn"),
+        *pixels_module.image_space((6, 4), DEFAULT_RULE),
+    }
+
+
+@pytest.mark.parametrize("view", PLACES)
+def test_features_stand_side_by_side_in_each_view(view, images, pixels):
+    """The facts of a file are the same in all of them."""
+    alone = describe_view("pixels", images, view).reshape(len(images[1]), -1, 72)
+    facts = describe("file_facts", images)
+    for names, order in {"pixels file_facts": 1, "file_facts pixels": -1}.items():
+        rows = describe_view(names, images, view).reshape(len(images[1]), alone.shape[1], -1)
+        for number in range(alone.shape[1]):
+            expected = np.hstack([alone[:, number], facts][::order])
+            np.testing.assert_array_equal(rows[:, number], expected)
+
+
+@pytest.mark.parametrize("view", PLACES)
+def test_scales_are_those_of_the_fit(view, images, pixels):
+    files = ImageFiles(*images)
+    fitted = learn_describer(["pixels", "hog"], setup_with(), files, Nobody())
+    seen = in_view(fitted, dataclasses.replace(setup_with(), view=view))
+    assert seen.scales == fitted.scales
+    rows = seen.describe(files, Nobody()).reshape(len(images[1]), -1, 72 + 1764)
+    plain = describe_view("pixels hog", images, view).reshape(rows.shape)
+    scales = np.repeat(np.float32(fitted.scales), [72, 1764])
+    np.testing.assert_array_equal(rows, plain * scales)
+    # As a stored contender reads new files, past the cache.
+    paths = files.paths
+    np.testing.assert_array_equal(seen.prepare()(paths).reshape(rows.shape), rows)
+
+
+@pytest.mark.parametrize("view", PLACES)
+def test_views_of_a_network_and_what_it_learned(view, images, tiny_network):
+    """Rows of 1,280 equal numbers: the first pixel of each view."""
+    root, image_ids, _ = images
+    rows = describe_view("efficientnet_lite0", images, view)
+    number = len(plain_pixels(root / image_ids[0], view, "stretch"))
+    assert rows.shape == (len(image_ids), number * 1280)
+    first = rows.reshape(len(image_ids), number, 1280)[..., 0]
+    whole = resize_image(read_image(root / image_ids[1]), (224, 224), "stretch")
+    if view in ("single", "flip", "multi_scale"):
+        assert first[1, 0] == whole[0, 0, 0]
+    if view == "flip":
+        assert first[1, 1] == whole[0, -1, 0]
+    if view == "ten_crop":
+        large = resize_image(read_image(root / image_ids[1]), (256, 256), "stretch")[..., 0]
+        corners = [large[0, 0], large[0, 32], large[32, 0], large[32, 32], large[16, 16]]
+        mirrored = [large[0, 223], large[0, 255], large[32, 223], large[32, 255], large[16, 239]]
+        assert first[1].tolist() == [*corners, *mirrored]
+
+
+@pytest.mark.parametrize(
+    ("view", "sizes"), [("ten_crop", [10, 10, 10, 10, 10, 10]), ("flip", [4, 4, 4])]
+)
+def test_a_batch_of_views_is_no_larger_than_one_of_images(view, sizes, images, monkeypatch):
+    root, image_ids, _ = images
+    monkeypatch.setattr(stage, "BATCH_SIZE", 4)
+    seen = []
+
+    def first_values(batch):
+        seen.append(len(batch))
+        return batch[:, 0, 0, :1].astype(np.float32)
+
+    from_images(first_values, (6, 4), DEFAULT_RULE, 2, view)([root / i for i in image_ids])
+    assert seen == sizes
 
 
 def test_paths_are_loaded_in_order_and_in_batches(images, monkeypatch):
@@ -472,5 +624,5 @@ def test_network_is_run_once(images, monkeypatch):
     direct = build_embed(build_backbone("efficientnet_lite0"))(prepared)
     np.testing.assert_array_equal(rows, direct)
     monkeypatch.setattr(stage, "load_embed", lambda *_: pytest.fail("the network is loaded"))
-    monkeypatch.setattr(stage, "load_batches", lambda *_: pytest.fail("images are read again"))
+    monkeypatch.setattr(stage, "load_sizes", lambda *_: pytest.fail("images are read again"))
     np.testing.assert_array_equal(describe("efficientnet_lite0", images), rows)
