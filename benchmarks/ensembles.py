@@ -33,7 +33,7 @@ from sklearn.datasets import load_sample_images
 from cvpipe.data.images import DEFAULT_RULE, read_image, resize_image
 from cvpipe.data.threads import load_batches
 from cvpipe.errors import InputError
-from cvpipe.inference.crops import average_views, cut_batch, size_to_crop_from, slice_views
+from cvpipe.inference.crops import cut_batch, num_views, size_to_crop_from, slice_views
 from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.features import build_embed, build_frozen_embed
 from cvpipe.models.framework import import_keras, set_threads
@@ -132,8 +132,8 @@ def ten_crops(paths: Sequence[Path], embed: Embed) -> np.ndarray:
     size = size_to_crop_from(SPEC.size)
     rows = []
     for batch in load_batches(paths, size, DEFAULT_RULE, BATCH_SIZE, THREADS):
-        crops = cut_batch(batch, SPEC.size, KIND).reshape(-1, *SPEC.size, 3)
-        rows.append(average_views(embed(crops), KIND))
+        crops = cut_batch([batch], SPEC.size, KIND).reshape(-1, *SPEC.size, 3)
+        rows.append(embed(crops).reshape(len(batch), num_views(KIND), -1).mean(axis=1))
     return np.concatenate(rows)
 
 
@@ -143,7 +143,7 @@ def ten_crops_one_by_one(paths: Sequence[Path], model: Any) -> np.ndarray:
     rows = []
     for path in paths:
         image = resize_image(read_image(path, DEFAULT_RULE), size, DEFAULT_RULE.fit)
-        crops = slice_views(image, SPEC.size, KIND)
+        crops = slice_views([image], SPEC.size, KIND)
         rows.append(np.mean([model.predict(c[np.newaxis], verbose=0)[0] for c in crops], axis=0))
     return np.stack(rows)
 

@@ -10,6 +10,9 @@ from cvpipe.errors import InputError
 BUNDLE_VERSION = 1
 # A float32 softmax computed twice in different batch sizes differs by some 1e-7.
 KERAS_TOLERANCE = 1e-6
+# Where means of probabilities, which the tables hold in float64, are computed in float32 and
+# calibrated by way of their logarithms.
+MERGED_TOLERANCE = 1e-5
 # What `cvpipe.data.images` does for each value of `images.fit`, for a reader who has only Pillow.
 RESIZING = {
     "stretch": "image.resize({size}, Image.Resampling.BILINEAR)",

@@ -80,6 +80,17 @@ def scale_logits(
     return calibrated
 
 
+def ends_with_linear_head(model: "keras.Model") -> bool:
+    """Tell whether a model's probabilities are the softmax of the logits of a single head.
+
+    Those of merged networks (`cvpipe.models.merging`) are means, whatever layers stand before.
+    """
+    if LOGITS_LAYER not in [layer.name for layer in model.layers]:
+        return False
+    last = model.get_layer(PROBABILITIES_LAYER)
+    return last.input is model.get_layer(LOGITS_LAYER).output
+
+
 def head_of(model: "keras.Model") -> "keras.Model":
     """Return the part of a model behind the backbone: from features to probabilities.
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import keras
 
 GEOMETRIC_MEAN = "geometric_mean"
+STACKING = "stacking"
 # Ways to merge that are sums. The first three differ in how their weights were found.
-METHODS = ("mean", "weighted", "greedy", GEOMETRIC_MEAN)
+METHODS = ("mean", "weighted", "greedy", GEOMETRIC_MEAN, STACKING)
 FLOOR = 1e-7  # smaller probabilities have no part in a geometric mean; as in the log loss
 WEIGHTS_TOLERANCE = 1e-6
 
@@ -68,6 +69,7 @@ def merge_networks(
     method: str,
     name: str,
     *,
+    intercepts: Sequence[float] = (),
     floor: float = FLOOR,
 ) -> "keras.Model":
     """Average whole networks.
@@ -75,10 +77,13 @@ def merge_networks(
     Args:
         models: From `uint8` images of one size to probabilities of the same classes. They stay as
             they are.
-        weights: One per model, not negative; their sum is 1. Models of weight 0 are left out.
-        method: One of `METHODS`: `"geometric_mean"`, or an arithmetic one by any name.
+        weights: One per model, not negative; their sum is 1, but for stacking. Models of weight 0
+            are left out.
+        method: One of `METHODS`: `"geometric_mean"`, `"stacking"`, which is the softmax of a
+            weighted sum of logarithms and intercepts, or an arithmetic mean by any name.
         name: Name of the result.
-        floor: Smaller probabilities are taken as this in a geometric mean: 0 has no logarithm.
+        intercepts: Of stacking: one per class.
+        floor: Smaller probabilities are taken as this where logarithms are summed: 0 has none.
 
     Returns:
         Model from images to probabilities. A layer `head` of the first model is in it as
@@ -94,7 +99,8 @@ def merge_networks(
             f"{list(METHODS)}, or keep the networks apart."
         )
     _check_alike(models)
-    _check_weights(weights, len(models))
+    _check_weights(weights, len(models), sum_is_free=method == STACKING)
+    by_logs = method in (GEOMETRIC_MEAN, STACKING)
     keras = import_keras()
     images, terms = _input_like(models[0]), []
     for number, (model, weight) in enumerate(zip(models, weights, strict=True), start=1):
@@ -102,14 +108,16 @@ def merge_networks(
             continue
         name_of = _name_of_member(number)
         values = _replay(model, images, name_of)
-        if method == GEOMETRIC_MEAN:
+        if by_logs:
             values = _floored_log(values, floor, name_of)
         terms.append(keras.layers.Rescaling(float(weight), name=name_of("weight"))(values))
-    if method == GEOMETRIC_MEAN:
-        logs = keras.layers.Add(name="log_mean")(terms)
+    if by_logs:
+        logs = _sum(terms, "log_mean")
+        if intercepts:
+            logs = keras.layers.Rescaling(1.0, [*map(float, intercepts)], name="intercepts")(logs)
         mean = keras.layers.Softmax(name=PROBABILITIES_LAYER)(logs)
     else:
-        mean = keras.layers.Add(name=PROBABILITIES_LAYER)(terms)
+        mean = _sum(terms, PROBABILITIES_LAYER)
     return keras.Model(images, mean, name=name)
 
 
@@ -258,6 +266,13 @@ def _is_noise(layer: Any) -> bool:
     )
 
 
+def _sum(terms: Sequence[Any], name: str) -> Any:
+    layers = import_keras().layers
+    if len(terms) == 1:  # of which Keras makes no sum
+        return layers.Identity(name=name)(terms[0])
+    return layers.Add(name=name)(terms)
+
+
 def _floored_log(probabilities: Any, floor: float, name_of: Callable[[str], str]) -> Any:
     keras = import_keras()
     floored = _named(keras.ops.maximum(probabilities, float(floor)), name_of("floor"))
@@ -334,11 +349,13 @@ def _check_alike(models: Sequence["keras.Model"]) -> None:
             )
 
 
-def _check_weights(weights: Sequence[float], num_models: int) -> None:
+def _check_weights(weights: Sequence[float], num_models: int, *, sum_is_free: bool) -> None:
     if len(weights) != num_models:
         raise InputError(f"{len(weights)} weights for {num_models} networks; pass one for each.")
     # `not (a <= b)` instead of `a > b`, so that a NaN counts as bad.
-    if not (min(weights) >= 0 and abs(sum(weights) - 1) <= WEIGHTS_TOLERANCE):
+    total = sum(weights)
+    is_sum = 0 < total < float("inf") if sum_is_free else abs(total - 1) <= WEIGHTS_TOLERANCE
+    if not (min(weights) >= 0 and is_sum):
         raise InputError(
             f"weights must not be negative and must sum to 1, but are {list(weights)}; divide "
             "them by their sum."

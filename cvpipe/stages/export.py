@@ -3,40 +3,75 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cvpipe.config import NetworkContender
+from cvpipe.config import Config, Contender, EnsembleContender, NetworkContender
 from cvpipe.data.images import DECODE_RULE, decode_rule
 from cvpipe.errors import GateError
-from cvpipe.export.bundle import BUNDLE_VERSION, bundle_readme
+from cvpipe.export.bundle import (
+    BUNDLE_VERSION,
+    KERAS_TOLERANCE,
+    MERGED_TOLERANCE,
+    bundle_readme,
+)
 from cvpipe.files import atomic_path, read_json, write_json, write_text
-from cvpipe.inference.calibration import Scaling
+from cvpipe.inference.calibration import FLOOR, Scaling
 from cvpipe.inference.crops import SINGLE, crop_origins, num_views, sizes_to_load
+from cvpipe.inference.ensembling import Ensemble
 from cvpipe.models.backbones import describe_weights
 from cvpipe.models.framework import set_threads
-from cvpipe.models.heads import scale_logits
+from cvpipe.models.heads import ends_with_linear_head, scale_logits
+from cvpipe.models.merging import METHODS as MERGED_METHODS
+from cvpipe.models.merging import STACKING, merge_networks, scale_probabilities, views_inside
 from cvpipe.runs import Run, read_source
 from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.contenders import load_network
+from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import best_on_val
 from cvpipe.stages.job import Job
-from cvpipe.stages.recipes import backbone_spec
+from cvpipe.stages.recipes import backbone_spec, members_of
+
+INSIDE = "inside the model"
+PLAIN = ("none", "ema", "soup")  # ways of averaging after which a network is one like any other
 
 
 def contender_to_export(job: Job) -> str:
-    """Name the network that is exported.
+    """Name the contender that is exported.
 
     Returns:
-        The chosen contender if it is a network, otherwise the best network on val;
-        `""` when no contender is a network.
+        The chosen contender if it can become one network, otherwise the best on val of those that
+        can; `""` when none can.
     """
-    networks = [c.name for c in job.config.contender if isinstance(c, NetworkContender)]
+    able = [c.name for c in job.config.contender if is_one_network(job.run, job.config, c)]
     chosen = str(read_json(job.run.choice_path)["chosen"])
-    if chosen in networks or not networks:
-        return chosen if chosen in networks else ""
-    return str(best_on_val(job, networks)["chosen"])
+    if chosen in able or not able:
+        return chosen if chosen in able else ""
+    return str(best_on_val(job, able)["chosen"])
+
+
+def is_one_network(run: Run, config: Config, contender: Contender) -> bool:
+    """Tell whether a contender can be handed on as one network.
+
+    An ensemble can if all of its members are networks that read images of one size, and its way to
+    combine them is a sum.
+    """
+    if not isinstance(contender, EnsembleContender):
+        return isinstance(contender, NetworkContender)
+    members = members_of(config, contender)
+    networks = [member for member in members if isinstance(member, NetworkContender)]
+    sizes = {size_to_load(run, member) for member in networks}
+    if len(networks) < len(members) or len(sizes) > 1:
+        return False
+    ensemble = load_ensemble(run, contender.name)
+    return ensemble.method in MERGED_METHODS and sum(ensemble.weights) > 0
+
+
+def size_to_load(run: Run, contender: NetworkContender) -> tuple[int, int]:
+    """Say to which size images are brought for a network, in its view."""
+    return sizes_to_load(run.view(contender.name), backbone_spec(contender).size)[0]
 
 
 def run_export(job: Job) -> None:
@@ -68,42 +103,68 @@ def write_bundle(job: Job, name: str, bundle: Path) -> None:
 
 
 def store_calibrated_network(run: Run, name: str, path: Path) -> None:
-    """Write a contender's network with its views and its calibration inside."""
-    stored, calibration = run.part_path(name) / "model.keras", load_calibration(run, name)
-    scaling = calibration if isinstance(calibration, Scaling) else None
-    if scaling is not None and scaling.changes_nothing:
-        scaling = None
-    view = run.view(name)
-    if view == SINGLE and scaling is None:
+    """Write a contender as one network, with its members, views and calibration inside."""
+    config = run.config()
+    contender = next(c for c in config.contender if c.name == name)
+    stored = run.part_path(name) / "model.keras"
+    if stored.exists() and run.view(name) == SINGLE and not scaling_of(run, name):
         shutil.copyfile(stored, path)
         return
-    set_threads(run.config().threads)
-    model = load_network(stored)
-    if view != SINGLE:
-        model = see_views(model, view, scaling)
-    elif scaling is not None:
-        model = scale_logits(model, scaling.slopes, scaling.offsets)
-    model.save(path)
+    set_threads(config.threads)
+    build_calibrated_network(run, config, contender).save(path)
 
 
-def see_views(model: Any, view: str, scaling: Scaling | None) -> Any:
-    """Build a view into a network, and behind the mean of its probabilities their calibration."""
-    from cvpipe.models.merging import scale_probabilities, views_inside
+def build_calibrated_network(run: Run, config: Config, contender: Contender) -> Any:
+    """Build a contender as one network, see `is_one_network`."""
+    name = contender.name
+    if isinstance(contender, EnsembleContender):
+        members = members_of(config, contender)
+        networks = [build_calibrated_network(run, config, member) for member in members]
+        model = merge_members(networks, load_ensemble(run, name), name)
+    else:
+        model = load_network(run.part_path(name) / "model.keras")
+        if run.view(name) != SINGLE:
+            crop_size = (model.input_shape[1], model.input_shape[2])
+            (image_size,) = sizes_to_load(run.view(name), crop_size)
+            model = views_inside(model, image_size, *crop_origins(run.view(name), crop_size))
+    scaling = scaling_of(run, name)
+    if not scaling:
+        return model
+    if ends_with_linear_head(model):
+        return scale_logits(model, scaling.slopes, scaling.offsets)
+    return scale_probabilities(model, scaling.slopes, scaling.offsets, scaling.floor)
 
-    crop_size = (model.input_shape[1], model.input_shape[2])
-    (image_size,) = sizes_to_load(view, crop_size)
-    viewing = views_inside(model, image_size, *crop_origins(view, crop_size))
-    if scaling is None:
-        return viewing
-    return scale_probabilities(viewing, scaling.slopes, scaling.offsets, scaling.floor)
+
+def merge_members(networks: Sequence[Any], ensemble: Ensemble, name: str) -> Any:
+    """Merge the networks of the members of an ensemble into one."""
+    method, total = ensemble.method, 1.0
+    if method != STACKING:
+        total = sum(ensemble.weights)  # 1, but for the rounding of what was stored
+    weights = [weight / total for weight in ensemble.weights]
+    intercepts = ensemble.intercepts
+    return merge_networks(networks, weights, method, name, intercepts=intercepts, floor=FLOOR)
+
+
+def scaling_of(run: Run, name: str) -> Scaling | None:
+    """Load a contender's calibration; `None` where it changes nothing."""
+    calibration = load_calibration(run, name)
+    if not isinstance(calibration, Scaling) or calibration.changes_nothing:
+        return None
+    return calibration
+
+
+def parity_tolerance(run: Run, name: str) -> float:
+    """Say how far the probabilities of an exported contender may be from the measured ones."""
+    contender = next(c for c in run.config().contender if c.name == name)
+    plain = isinstance(contender, NetworkContender) and contender.training.averaging in PLAIN
+    return KERAS_TOLERANCE if plain and run.view(name) == SINGLE else MERGED_TOLERANCE
 
 
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     """Collect what an app, and whoever is responsible for it, must know about a model."""
     contender = next(c for c in job.config.contender if c.name == name)
-    if not isinstance(contender, NetworkContender):
-        raise TypeError(f"{name!r} is not a network")
-    spec = backbone_spec(contender)
+    networks = networks_in(job.config, contender)
+    specs = [backbone_spec(network) for network in networks]
     metrics = job.run.metrics()
     rows = metrics[
         (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
@@ -111,7 +172,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         & (metrics["split"] == "test")
         & (metrics["label"] == "")
     ]
-    source, view = read_source(job.root), job.run.view(name)
+    source = read_source(job.root)
     return {
         "bundle_version": BUNDLE_VERSION,
         "run": job.run.path.name,
@@ -122,12 +183,12 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "input": {
             "dtype": "uint8",
             "colour": "RGB",
-            "image_size": list(sizes_to_load(view, spec.size)[0]),
+            "image_size": list(size_to_load(job.run, networks[0])),
             "decode_rule": DECODE_RULE,
             **asdict(decode_rule(job.config.images, job.config.data)),
-            "preprocessing": "inside the model",
+            "preprocessing": INSIDE,
         },
-        **describe_view(view, spec.size),
+        **describe_parts(job.run, contender),
         "output": "probabilities in the order of class_names",
         "calibration": describe_calibration(job.run, name),
         "test_metrics": [
@@ -146,7 +207,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
         "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
         "licences": {
-            "weights": describe_weights(spec),
+            "weights": "; ".join(dict.fromkeys(describe_weights(spec) for spec in specs)),
             "data": source.get("licence", "not stated"),
         },
         "limits": "The figures hold for images from the same source. Nothing is known about "
@@ -154,12 +215,36 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     }
 
 
-def describe_view(view: str, crop_size: tuple[int, int]) -> dict[str, Any]:
-    """Say how a network sees an image; nothing where it sees it as it is."""
-    if view == SINGLE:
+def networks_in(config: Config, contender: Contender) -> list[NetworkContender]:
+    """List the networks that a contender consists of.
+
+    Raises:
+        TypeError: It consists of something else as well.
+    """
+    parts: list[Contender] = [contender]
+    if isinstance(contender, EnsembleContender):
+        parts = [*members_of(config, contender)]
+    networks = [part for part in parts if isinstance(part, NetworkContender)]
+    if len(networks) < len(parts):
+        raise TypeError(f"{contender.name!r} is not a network")
+    return networks
+
+
+def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
+    """Say what an ensemble is made of, and how a network sees an image if not as it is."""
+    if isinstance(contender, EnsembleContender):
+        ensemble = load_ensemble(run, contender.name)
+        facts = {
+            "weights": dict(zip(contender.members, ensemble.weights, strict=True)),
+            "views": {member: run.view(member) for member in contender.members},
+        }
+        return {"ensemble": {"method": ensemble.method, **facts, "where": INSIDE}}
+    view = run.view(contender.name)
+    if view == SINGLE or not isinstance(contender, NetworkContender):
         return {}
-    facts = {"kind": view, "passes": num_views(view), "crop_size": list(crop_size)}
-    return {"view": {**facts, "where": "inside the model"}}
+    size = backbone_spec(contender).size
+    facts = {"kind": view, "passes": num_views(view), "crop_size": list(size)}
+    return {"view": {**facts, "where": INSIDE}}
 
 
 def describe_calibration(run: Run, name: str) -> dict[str, Any]:
@@ -170,7 +255,7 @@ def describe_calibration(run: Run, name: str) -> dict[str, Any]:
         "slopes": facts["slopes"],
         "offsets": facts["offsets"],
         "fitted_on": f"{facts['num_images']} validation images",
-        "where": "inside the model",
+        "where": INSIDE,
     }
 
 

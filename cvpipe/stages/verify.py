@@ -10,11 +10,12 @@ from cvpipe import frames
 from cvpipe.data.audit import hash_file
 from cvpipe.data.threads import load_batches
 from cvpipe.errors import InputError
-from cvpipe.export.bundle import KERAS_TOLERANCE, compare_probabilities
+from cvpipe.export.bundle import compare_probabilities
 from cvpipe.files import read_json, write_json
 from cvpipe.models.framework import set_threads
 from cvpipe.runs import data_root, open_run
 from cvpipe.stages.contenders import load_network
+from cvpipe.stages.export import parity_tolerance
 from cvpipe.stages.predict import bundle_rule
 
 IMAGES_AT_A_TIME = 256
@@ -50,6 +51,7 @@ def verify_bundle(bundle: Path, data: Path | None = None) -> dict[str, Any]:
     model = load_network(bundle / facts["files"]["keras"])
     size = tuple(facts["input"]["image_size"])
     hashes = run.manifest().set_index("image_id")["sha256"].to_dict()
+    tolerance = parity_tolerance(run, facts["contender"])
     splits = {}
     for split in ("val", "test"):
         measured = run.predictions(split, facts["contender"])
@@ -58,7 +60,7 @@ def verify_bundle(bundle: Path, data: Path | None = None) -> dict[str, Any]:
         batches = load_batches(paths, size, bundle_rule(facts), IMAGES_AT_A_TIME, config.threads)
         exported = np.concatenate([model.predict(batch, verbose=0) for batch in batches])
         splits[split] = compare_probabilities(
-            frames.probabilities_of(measured), exported, KERAS_TOLERANCE
+            frames.probabilities_of(measured), exported, tolerance
         )
     passed = all(result["passed"] for result in splits.values())
     parity = {"passed": passed, "formats": {"keras": {"passed": passed, "splits": splits}}}
