@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install data run results docs test test-all lint clean
+.PHONY: help install data run results averages docs test test-all lint clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,6 +30,9 @@ run: data  ## Run pipelines/PIPELINE.toml (default brain_mri), changed by SET="s
 
 results: $(INSTALLED)  ## Run all pipelines with five folds and write the README's table (20 minutes)
 	@$(BIN)/python benchmarks/results_table.py
+
+averages: $(INSTALLED)  ## Run what docs/averaging.md tells of and write its tables (some hours)
+	@$(BIN)/python benchmarks/averaging.py
 
 docs: $(INSTALLED)  ## Make the pictures of docs/ anew
 	@$(BIN)/python docs/pictures.py

@@ -1,0 +1,102 @@
+"""Run the pipelines of docs/averaging.md and write its tables: `make averages`.
+
+What averaging brings at an equal budget of training: each image scored once, in its fold. Every
+contender is compared with one run of all epochs (`one_run`). A run that is finished already is only
+read.
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+import cvpipe
+from cvpipe.cli import Terminal
+from cvpipe.config import NetworkContender
+from cvpipe.evaluation.comparison import compare_predictions
+from cvpipe.runs import Run
+from cvpipe.stages.fetch import fetch
+from cvpipe.stages.summary import markdown, with_interval
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "averaging.md"
+NAMES = ("digits",)
+REFERENCE = "one_run"
+BLOCK = re.compile(r"(?<=<!-- averaging -->\n).*?(?=<!-- /averaging -->)", re.DOTALL)
+
+
+def run_of(pipeline: str) -> Run:
+    """Run a pipeline, or read its run."""
+    return cvpipe.run(
+        ROOT / "pipelines" / f"{pipeline}.toml",
+        runs_path=ROOT / "runs",
+        watcher=Terminal(quiet=False),
+    )
+
+
+def table_of(run: Run) -> pd.DataFrame:
+    """Write what each contender reaches over the folds beside one run, and what it costs."""
+    config, metrics = run.config(), run.metrics()
+    names = [contender.name for contender in config.contender]
+    groups = run.manifest().set_index("image_id")["group"]
+    tables = {name: run.predictions("test", name, "kfold") for name in names}
+    settings = (config.seed, config.evaluate.resamples)
+    compared = compare_predictions(REFERENCE, tables, groups, *settings)
+    overall = metrics[(metrics["protocol"] == "kfold") & (metrics["label"] == "")]
+    costs = run.contenders().set_index("contender")
+    unit = costs.loc[REFERENCE, ["fit_seconds", "milliseconds_per_image", "model_bytes"]]
+    rows = []
+    for contender in config.contender:
+        name = contender.name
+        figures = overall[overall["contender"] == name].set_index("metric")
+        accuracy, loss = figures.loc["accuracy"], figures.loc["log_loss"]
+        cost = costs.loc[name, list(unit.index)] / unit
+        rows.append(
+            {
+                "contender": name,
+                "epochs": epochs_of(contender),
+                "accuracy": with_interval(*accuracy[["value", "low", "high"]]),
+                "difference": difference_of(compared, name, "accuracy", 100, 1),
+                "log loss": f"{loss['value']:.3f}",
+                "its difference": difference_of(compared, name, "log_loss", 1, 3),
+                "fitting": f"{cost['fit_seconds']:.1f}",
+                "time per image": f"{cost['milliseconds_per_image']:.1f}",
+                "file": f"{cost['model_bytes']:.1f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def epochs_of(contender: object) -> str:
+    """Write the budget of a network: trainings x epochs."""
+    if not isinstance(contender, NetworkContender):
+        return ""
+    number = contender.training.num_trainings
+    return f"{number} x {contender.training.epochs // number}"
+
+
+def difference_of(compared: pd.DataFrame, name: str, metric: str, unit: int, digits: int) -> str:
+    """Write a difference with its interval; bold where the paired test finds one."""
+    rows = compared[(compared["contender"] == name) & (compared["metric"] == metric)]
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    value, low, high = (f"{unit * row[k]:+.{digits}f}" for k in ("difference", "low", "high"))
+    text = f"{value} ({low} to {high})"
+    return text if row["verdict"] == "cannot be told apart" else f"**{text}**"
+
+
+def main() -> None:
+    """Fetch, run, and rewrite the block between the marks on the page."""
+    written = []
+    for name in NAMES:
+        fetch(name, target_root=ROOT / "data" / "raw")
+        run = run_of(f"averaging_{name}")
+        title = f"**{name}**, {len(run.manifest()):,} images"
+        written.append("\n".join([title, "", *markdown(table_of(run))]))
+    block = "\n" + "\n\n".join(written) + "\n\n"
+    PAGE.write_text(BLOCK.sub(lambda _: block, PAGE.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
