@@ -434,8 +434,10 @@ def leave_one_out(ensemble: Ensemble, members: np.ndarray) -> np.ndarray:
         others = np.delete(ensemble.weights, position)
         if not others.any():
             others = np.ones(len(others))
-        weights = others / others.sum() * sum(ensemble.weights)
-        smaller = replace(ensemble, weights=tuple(weights.tolist()))
+        # Without one that had no weight it is the same ensemble, to the last bit.
+        if ensemble.weights[position] or not any(ensemble.weights):
+            others = others / others.sum() * sum(ensemble.weights)
+        smaller = replace(ensemble, weights=tuple(others.tolist()))
         without.append(smaller._combine(np.delete(members, position, axis=0)))
     return np.stack(without)
 

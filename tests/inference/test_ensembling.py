@@ -781,3 +781,13 @@ def test_settings_that_cannot_be_used():
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value) == message
+
+
+def test_without_a_member_of_no_weight_nothing_changes_by_a_bit():
+    rng = np.random.default_rng(5)
+    powers = np.exp(rng.normal(size=(3, 40, 4)))
+    members = powers / powers.sum(axis=2, keepdims=True)
+    ensemble = Ensemble("greedy", (0.3, 0.0, 0.7))
+    without = leave_one_out(ensemble, members)
+    np.testing.assert_array_equal(without[1], ensemble.apply(members))
+    assert np.abs(without[0] - without[1]).max() > 0.01
