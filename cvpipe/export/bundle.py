@@ -64,7 +64,7 @@ def bundle_readme(facts: Mapping[str, Any]) -> str:
     resized = RESIZING[facts["input"]["fit"]].format(size=(width, height))
     is_calibrated = facts.get("calibration", {}).get("method", "none") != "none"
     inside = "preprocessing and calibration are" if is_calibrated else "the preprocessing is"
-    seen = view_sentence(facts.get("view", {}))
+    seen = members_sentence(facts.get("ensemble", {})) + view_sentence(facts.get("view", {}))
     accuracy = next(m for m in facts["test_metrics"] if m["metric"] == "accuracy")
     names = ", ".join(f"`{name}`" for name in facts["class_names"])
     return f"""# {facts["contender"]} from the run {facts["run"]}
@@ -97,6 +97,18 @@ it.
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
 {facts["licences"]["data"].rstrip(".")}.
 """
+
+
+def members_sentence(ensemble: Mapping[str, Any]) -> str:
+    """Say in a README that a file holds several networks; `""` where it does not.
+
+    Args:
+        ensemble: The `ensemble` of `bundle.json`.
+    """
+    if not ensemble:
+        return ""
+    names = ", ".join(f"`{name}`" for name in ensemble["weights"])
+    return f"It is an ensemble ({ensemble['method']}) of the networks {names}, all inside. "
 
 
 def view_sentence(view: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from cvpipe.inference.ensembling import (
 )
 from cvpipe.report.content import MEMBER_COLUMNS
 from cvpipe.runs import Run
+from cvpipe.stages.calibration import table_for_fitting
 from cvpipe.stages.halves import rows_for_choosing, rows_for_fitting
 from cvpipe.stages.job import Job
 from cvpipe.stages.recipes import members_of
@@ -74,7 +75,8 @@ def fit_on_members(
         )
         return equal_weights(contender)
     rows = val[rows_for_fitting(val)]
-    tables = [job.run.predictions("val", name) for name in contender.members]
+    # Calibrated by other rows where a calibration can learn its own by heart.
+    tables = [table_for_fitting(job, name, val) for name in contender.members]
     return fit_to_tables(method, tables, rows, job.config.seed)
 
 
@@ -101,11 +103,18 @@ def out_of_fold(
         fractions = {str(fold): 1 / NUM_STACKING_FOLDS for fold in range(NUM_STACKING_FOLDS)}
         key = f"{job.config.seed} stacking"
         fold = assign_splits(targets, train["group"].tolist(), fractions, key)
+        divided = [(train[fold != name], train[fold == name]) for name in fractions]
+        num_classes = train["label"].nunique()
+        if any(not len(held) or rest["label"].nunique() < num_classes for rest, held in divided):
+            raise TooLittleToLearnError(
+                f"train cannot be divided into {NUM_STACKING_FOLDS} parts with every class in the "
+                "others."
+            )
         job.watcher.say(f"  stacking: {member.name} predicts train, {NUM_STACKING_FOLDS} fits")
-        tables = []
-        for name in fractions:
-            parts = train[fold != name], train[fold == name]
-            tables.append(refit(member, *(part.reset_index(drop=True) for part in parts)))
+        tables = [
+            refit(member, rest.reset_index(drop=True), held.reset_index(drop=True))
+            for rest, held in divided
+        ]
         pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
         write_table(path, frames.check_predictions(pooled))
     return frames.read_predictions(path)
@@ -153,7 +162,9 @@ def pieces_of(
     """Give each fitted ensemble of a protocol, with the tables that it combines.
 
     In the holdout there is one. Of the folds there is one for each: what is fitted is fitted on
-    the members' predictions of all other folds, none of which they learned from.
+    the members' predictions of all other folds. No image is predicted by a fit that learned from
+    it; but the fits that predict the other folds learned from this one, so its labels reach the
+    few numbers of the weights by this detour, as is usual in stacking.
 
     Args:
         job: The run, in which the members have predicted test.

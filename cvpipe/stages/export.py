@@ -238,6 +238,7 @@ def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
             "weights": dict(zip(contender.members, ensemble.weights, strict=True)),
             "views": {member: run.view(member) for member in contender.members},
         }
+        facts |= {"intercepts": list(ensemble.intercepts)}
         return {"ensemble": {"method": ensemble.method, **facts, "where": INSIDE}}
     view = run.view(contender.name)
     if view == SINGLE or not isinstance(contender, NetworkContender):

@@ -1,7 +1,7 @@
 """Train the networks of contenders: fine-tuned ones from the freeze boundary, others on images.
 
 A part of such a contender holds `model.keras`, `history.csv`, `checks.json` and, until it is
-done, `checkpoint/training.npz`, from which an interrupted training goes on.
+done, `checkpoint/training-<number>.npz`, from which an interrupted training goes on.
 """
 
 import functools

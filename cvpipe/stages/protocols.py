@@ -79,8 +79,8 @@ def combine_folds(job: Job, contender: EnsembleContender, repeat: int) -> pd.Dat
     tables = []
     for fold, piece in pieces_of(job, contender, "kfold", repeat).items():
         table = combine(*piece)
-        part = job.run.part_path(contender.name, f"r{repeat}-f{fold}")
-        write_table(part / "predictions.csv", table)
+        path = job.run.fold_predictions_path(contender.name, part_of_fold(repeat, fold))
+        write_table(path, table)
         tables.append(table)
     pooled = pd.concat(tables).sort_values("image_id", ignore_index=True)
     return frames.check_predictions(pooled)

@@ -686,11 +686,21 @@ def make_tables(path, method, num_images, watcher=None):
         logits[np.arange(num_images), targets] += strength
         table = frames.make_predictions(names, val["label"].tolist(), softmax(logits), CLASSES)
         write_table(job.run.predictions_path(member, "val"), table)
+        write_json(job.run.fitted_calibration_path(member), {"method": "none"})
     return job, val
 
 
 def refuse(*_):
     raise AssertionError("nothing is to be fitted")
+
+
+def test_stacking_needs_every_class_in_all_parts_but_one(tmp_path):
+    job, val = make_tables(tmp_path, "stacking", 40)
+    write_json(job.run.classes_path, CLASSES)
+    rare = val[val["label"] == CLASSES[0]].assign(group="one")
+    train = pd.concat([rare, val[val["label"] != CLASSES[0]]], ignore_index=True)
+    ensemble = fit_on_members(job, job.config.contender[0], train, val, refuse)
+    assert ensemble == Ensemble("mean", (0.5, 0.5))
 
 
 def test_where_stacking_has_too_few_images_all_members_weigh_the_same(tmp_path):
