@@ -126,11 +126,16 @@ def combine(ensemble: Ensemble, tables: Tables) -> pd.DataFrame:
     Raises:
         InputError: They do not speak of the same images, labels and classes.
     """
+    return with_probabilities(tables[0], ensemble.apply(stack(tables)))
+
+
+def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    """Make the predictions table of the same images with other probabilities."""
     return frames.make_predictions(
-        tables[0]["image_id"].tolist(),
-        tables[0]["label"].tolist(),
-        ensemble.apply(stack(tables)),
-        frames.predicted_class_names(tables[0]),
+        table["image_id"].tolist(),
+        table["label"].tolist(),
+        probabilities,
+        frames.predicted_class_names(table),
     )
 
 
@@ -269,15 +274,8 @@ def members_of_ensemble(
 
 def combine_without(ensemble: Ensemble, tables: Tables) -> list[pd.DataFrame]:
     """Make the predictions table of an ensemble without each of its members."""
-    return [
-        frames.make_predictions(
-            tables[0]["image_id"].tolist(),
-            tables[0]["label"].tolist(),
-            probabilities,
-            frames.predicted_class_names(tables[0]),
-        )
-        for probabilities in leave_one_out(ensemble, stack(tables))
-    ]
+    without = leave_one_out(ensemble, stack(tables))
+    return [with_probabilities(tables[0], probabilities) for probabilities in without]
 
 
 def mean_with_others(pairs: np.ndarray) -> np.ndarray:
