@@ -12,6 +12,7 @@ from cvpipe.config import (
     Config,
     EnsembleContender,
     NetworkContender,
+    SingleContender,
     load_config,
     name_of,
     preset_config,
@@ -27,6 +28,7 @@ from cvpipe.models.deep_features import DeepFeature, check_deep_feature
 from cvpipe.models.runtimes import check_runtime
 from cvpipe.models.transfer import WHOLE_NETWORK, freeze_point
 from cvpipe.stages.contact_sheet import changes_images
+from cvpipe.stages.ensembles import NUM_STACKING_FOLDS, STACKING
 from cvpipe.stages.recipes import (
     MAJORITY,
     AnyFeature,
@@ -281,7 +283,8 @@ def estimate_seconds(config: Config, num_images: int) -> float:
         classifier = CLASSIFIERS[classifier_of(contender)]
         last = 1 + SEARCHES[contender.search] * classifier.calibrate
         search = count_search_fits(classifier, contender.search) + last
-        fits = (1 + num_fold_fits(config)) * search + last * config.split.careless
+        whole = 1 + num_fold_fits(config) + num_stacking_fits(config, contender)
+        fits = whole * search + last * config.split.careless
         per_image += fits * SECONDS_PER_IMAGE_FIT
     return START_SECONDS + num_images * per_image
 
@@ -309,7 +312,8 @@ def training_seconds(config: Config, contender: NetworkContender) -> float:
         share = 1 - points.index(freeze_point(spec, contender.freeze)) / len(points)
     steps = contender.training.epochs * 3 * share
     once = contender.views * multiply_adds / MULTIPLY_ADDS_PER_SECOND
-    fits = 1 + num_fold_fits(config) + config.split.careless
+    stacking = num_stacking_fits(config, contender)
+    fits = 1 + num_fold_fits(config) + stacking + config.split.careless
     return once + fits * steps * multiply_adds / MULTIPLY_ADDS_PER_SECOND
 
 
@@ -317,6 +321,17 @@ def num_fold_fits(config: Config) -> int:
     """Count how often k-fold fits each contender: once per fold, in each repeat."""
     split = config.split
     return split.num_folds * split.num_repeats if split.protocol == "kfold" else 0
+
+
+def num_stacking_fits(config: Config, contender: SingleContender) -> int:
+    """Count how often a contender is fitted to parts of train, because an ensemble stacks it."""
+    stacks = any(
+        isinstance(ensemble, EnsembleContender)
+        and ensemble.combine == STACKING
+        and contender.name in ensemble.members
+        for ensemble in config.contender
+    )
+    return NUM_STACKING_FOLDS * stacks
 
 
 def in_words(seconds: float) -> str:

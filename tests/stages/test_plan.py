@@ -464,6 +464,20 @@ def test_estimate_counts_the_folds_and_the_careless_split():
     assert holdout - seconds(careless=False) == pytest.approx(6 * one_fit)
 
 
+def test_estimate_counts_the_fits_for_stacking():
+    def seconds(combine, **network):
+        members = [HOG, {**TUNED, **network}, {**HOG, "name": "alone"}]
+        stack = {"name": "stack", "members": [HOG["name"], TUNED["name"]], "combine": combine}
+        config = config_of(*members, stack).model_copy(
+            update={"split": SplitSection(careless=False)}
+        )
+        return estimate_seconds(config, 1000)
+
+    one_search, one_fit = 46 * 0.1, seconds("mean") - seconds("mean", training={"epochs": 15})
+    extra = seconds("stacking") - seconds("mean")
+    assert extra == pytest.approx(5 * one_search + 5 * 2 * one_fit, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
