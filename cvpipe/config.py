@@ -617,6 +617,8 @@ class EvaluateSection(Section):
             of train, to say what more images would bring.
         views: How contenders see an image when they predict, `"single"` among them: the mean over
             several views of it costs as many passes. Which one a contender has is chosen on val.
+        view_mean: What the mean over the views is of: `"probabilities"`, or `"logits"`, which is
+            their normalised geometric mean.
     """
 
     select_by: Literal[
@@ -632,6 +634,7 @@ class EvaluateSection(Section):
     conformal_level: float = Field(default=0.9, gt=0.0, lt=1.0)
     learning_curve: bool = True
     views: Names = ("single",)
+    view_mean: Literal["probabilities", "logits"] = "probabilities"
 
     def __hash__(self) -> int:
         # A table has no hash of its own, and the order of its keys must not matter.

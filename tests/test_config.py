@@ -245,6 +245,7 @@ OTHER_VALUES = {
     "evaluate.at_least": 0.96,
     "evaluate.conformal_level": 0.85,
     "evaluate.views": ["single", "ten_crop"],
+    "evaluate.view_mean": "logits",
 }
 # These have a single value today.
 ONE_VALUE = {"export.formats"}
@@ -395,7 +396,7 @@ def test_defaults():
             **{"select_by": "log_loss", "resamples": 1000, "subgroups": [], "costs": {}},
             "calibration": "temperature",
             **{"goal": "", "positive": "", "at_least": 0.9, "conformal_level": 0.9},
-            **{"learning_curve": True, "views": ["single"]},
+            **{"learning_curve": True, "views": ["single"], "view_mean": "probabilities"},
         },
         "export": {"formats": ["keras"]},
         "runtime": "tensorflow",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from cvpipe.errors import InputError, check_name
+from cvpipe.inference.calibration import FLOOR
 
 SINGLE = "single"
 # Of the whole image nothing is cut; sizes are counted in sevenths of the side that is cut.
@@ -29,6 +30,7 @@ VIEWS: dict[str, tuple[Mapping[int, tuple[str, ...]], bool]] = {
 CUT_RULE = "views-1"  # part of cache keys; a change of what is cut needs a new name
 # As a predictions table asks. A softmax in float32 sums to 1 within some 1e-6; logits do not.
 SUM_TOLERANCE = 1e-4
+PROBABILITIES = "probabilities"
 
 
 def num_views(kind: str) -> int:
@@ -201,16 +203,19 @@ def cut_batch(images: Sequence[np.ndarray], crop_size: tuple[int, int], kind: st
 
 
 def average_over_views(
-    predict: Callable[[np.ndarray], np.ndarray], kind: str
+    predict: Callable[[np.ndarray], np.ndarray], kind: str, mean_of: str = PROBABILITIES
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function of rows into one of the rows of all views of an image, side by side.
 
     The mean of probabilities is the usual way, and what the ten crops of AlexNet were averaged by:
-    one view that is badly off cannot overrule the others, as it can when logits are averaged.
+    one view that is badly off cannot overrule the others, as it can when logits are averaged. The
+    softmax of averaged logits is the normalised geometric mean of the probabilities, so it is
+    computed from these, for contenders that have no logits as well.
 
     Args:
         predict: From rows `(n, row_size)` to probabilities `(n, num_classes)`.
         kind: A key of `VIEWS`.
+        mean_of: `"probabilities"` or `"logits"`.
 
     Returns:
         Function from rows `(n, num_views * row_size)` to probabilities, `float64 (n, num_classes)`.
@@ -218,14 +223,14 @@ def average_over_views(
         are no probabilities. Of `"single"` it is `predict` itself.
 
     Raises:
-        InputError: The kind is not in `VIEWS`.
+        InputError: The kind is not in `VIEWS`, or there is no such mean.
 
     Example:
         >>> predict = average_over_views(lambda rows: np.hstack([rows, 1 - rows]), "flip")
         >>> predict(np.array([[0.75, 0.25], [1.0, 0.5]])).tolist()
         [[0.5, 0.5], [0.75, 0.25]]
     """
-    views = num_views(kind)
+    views, mean = num_views(kind), MEANS[check_name("mean of views", mean_of, MEANS)]
     if kind == SINGLE:
         return predict
 
@@ -237,9 +242,21 @@ def average_over_views(
             )
         # One view of all images at a time: as much memory as one view takes, and its bits.
         parts = [predict(np.ascontiguousarray(part)) for part in np.split(rows, views, axis=1)]
-        return np.mean([_probabilities(part) for part in parts], axis=0)
+        return mean(np.stack([_probabilities(part) for part in parts]))
 
     return averaged
+
+
+def _mean(views: np.ndarray) -> np.ndarray:
+    return views.mean(axis=0)
+
+
+def _geometric_mean(views: np.ndarray) -> np.ndarray:
+    product = np.exp(np.log(np.maximum(views, FLOOR)).mean(axis=0))
+    return product / product.sum(axis=1, keepdims=True)
+
+
+MEANS = {PROBABILITIES: _mean, "logits": _geometric_mean}
 
 
 def _probabilities(values: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from cvpipe.models.heads import CALIBRATION_LAYER, LOGITS_LAYER, PROBABILITIES_L
 if TYPE_CHECKING:
     import keras
 
+PROBABILITIES = "probabilities"
 GEOMETRIC_MEAN = "geometric_mean"
 STACKING = "stacking"
 # Ways to merge that are sums. The first three differ in how their weights were found.
@@ -126,6 +127,7 @@ def views_inside(
     image_size: tuple[int, int],
     origins: Sequence[tuple[int, int]],
     mirrored: bool,
+    mean_of: str = PROBABILITIES,
 ) -> "keras.Model":
     """Let a network cut views out of each image itself, and average its answers.
 
@@ -136,6 +138,8 @@ def views_inside(
         image_size: `(height, width)` of the images that the views are cut out of.
         origins: `(top, left)` of each crop in pixels; crops have the size that the model takes.
         mirrored: Whether the mirror images of all crops, left to right, are looked at as well.
+        mean_of: `"probabilities"`, or `"logits"`: the normalised geometric mean of probabilities
+            of at least `FLOOR`.
 
     Returns:
         Model from `uint8` images `(n, *image_size, 3)` to the mean of their views' probabilities.
@@ -161,10 +165,12 @@ def views_inside(
     stacked = _named(keras.ops.stack(crops, axis=1), "views")
     batch = _named(keras.ops.reshape(stacked, (-1, height, width, channels)), "views_as_batch")
     rows = _replay(model, batch, _instead_of_probabilities("view_probabilities"))
-    by_image = keras.ops.reshape(rows, (-1, len(crops), rows.shape[-1]))
-    mean = keras.layers.GlobalAveragePooling1D(name=PROBABILITIES_LAYER)(
-        _named(by_image, "views_by_image")
-    )
+    by_image = _named(keras.ops.reshape(rows, (-1, len(crops), rows.shape[-1])), "views_by_image")
+    pool = keras.layers.GlobalAveragePooling1D
+    if mean_of == PROBABILITIES:
+        return keras.Model(images, pool(name=PROBABILITIES_LAYER)(by_image), name=model.name)
+    logs = pool(name="view_mean")(_floored_log(by_image, FLOOR, "view_{}".format))
+    mean = keras.layers.Softmax(name=PROBABILITIES_LAYER)(logs)
     return keras.Model(images, mean, name=model.name)
 
 

@@ -367,7 +367,8 @@ def _predict_in_view(
             table = combine(load_ensemble(job.run, name), tables)
         else:
             seen = view or SINGLE
-            predict = average_over_views(load_predictor(job.run, contender), seen)
+            mean_of = job.config.evaluate.view_mean
+            predict = average_over_views(load_predictor(job.run, contender), seen, mean_of)
             features = features_of(job, stored_describer(job.run, contender, seen), rows)
             table = tabulate(job, rows, predict(features))
         write_table(job.run.uncalibrated_path(name, split, view), table)
@@ -393,7 +394,7 @@ def _copy_file(source: Path, target: Path) -> None:
 
 def predict_rows(job: Job, fit: Fit, rows: pd.DataFrame, view: str = SINGLE) -> pd.DataFrame:
     """Make the predictions table of manifest rows, seen in a view."""
-    predict = average_over_views(fit.predict, view)
+    predict = average_over_views(fit.predict, view, job.config.evaluate.view_mean)
     return tabulate(job, rows, predict(features_of(job, describer_in_view(fit, view), rows)))
 
 

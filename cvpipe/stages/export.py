@@ -126,7 +126,9 @@ def build_calibrated_network(run: Run, config: Config, contender: Contender) -> 
         if run.view(name) != SINGLE:
             crop_size = (model.input_shape[1], model.input_shape[2])
             (image_size,) = sizes_to_load(run.view(name), crop_size)
-            model = views_inside(model, image_size, *crop_origins(run.view(name), crop_size))
+            origins, mirrored = crop_origins(run.view(name), crop_size)
+            mean_of = config.evaluate.view_mean
+            model = views_inside(model, image_size, origins, mirrored, mean_of)
     scaling = scaling_of(run, name)
     if not scaling:
         return model
@@ -245,6 +247,7 @@ def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
         return {}
     size = backbone_spec(contender).size
     facts = {"kind": view, "passes": num_views(view), "crop_size": list(size)}
+    facts |= {"mean_of": run.config().evaluate.view_mean}
     return {"view": {**facts, "where": INSIDE}}
 
 

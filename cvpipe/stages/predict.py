@@ -103,7 +103,7 @@ def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
     contender = contenders[check_name("contender", name, contenders)]
     part = run.part_path(name)
     calibration = load_calibration(run, name, view)
-    seen = view or run.view(name)
+    seen, mean_of = view or run.view(name), config.evaluate.view_mean
     decisions = run.decisions_path(name)
     point = read_json(decisions)["operating_point"] if decisions.exists() else {}
     if isinstance(contender, EnsembleContender):
@@ -124,14 +124,14 @@ def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
             name,
             run.class_names(),
             from_images(build_embed(model), size, rule, config.threads, seen),
-            calibrated(average_over_views(as_they_are, seen), calibration),
+            calibrated(average_over_views(as_they_are, seen, mean_of), calibration),
             point,
         )
     return ImageClassifier(
         name,
         run.class_names(),
         stored_describer(run, contender, seen).prepare(),
-        calibrated(average_over_views(load_predictor(run, contender), seen), calibration),
+        calibrated(average_over_views(load_predictor(run, contender), seen, mean_of), calibration),
         point,
     )
 

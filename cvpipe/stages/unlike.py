@@ -349,7 +349,8 @@ def score_files(
     if view != SINGLE:
         seen = stored_describer(run, contender, view).describe(files, watcher)
     trim(cache_root(), max_bytes())
-    predict = average_over_views(load_predictor(run, contender), view)
+    mean_of = run.config().evaluate.view_mean
+    predict = average_over_views(load_predictor(run, contender), view, mean_of)
     probabilities = calibrated(predict, load_calibration(run, contender.name))(seen)
     with threadpool_limits(1):
         return score_images(load_parts(run, contender.name), probabilities, features)

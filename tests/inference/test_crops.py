@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -214,6 +215,25 @@ def test_the_means_are_those_of_a_plain_loop(kind, dtype):
 def test_one_view_that_is_badly_off_does_not_overrule_another():
     views = np.array([[1.0, 0.0, 0.2, 0.8]])
     np.testing.assert_allclose(average_over_views(as_they_are, "flip")(views), [[0.6, 0.4]])
+
+
+def test_the_mean_of_logits_is_that_of_what_a_softmax_was_made_of():
+    logits = np.random.default_rng(0).normal(0, 3, (10, 4, 3))  # views, images, classes
+    views = np.concatenate(scipy.special.softmax(logits, axis=2), axis=1)
+    found = average_over_views(as_they_are, "ten_crop", "logits")(views)
+    np.testing.assert_allclose(found, scipy.special.softmax(logits.mean(axis=0), axis=1))
+
+
+def test_no_view_makes_a_class_impossible():
+    views = np.array([[1.0, 0.0, 0.2, 0.8]])
+    found = average_over_views(as_they_are, "flip", "logits")(views)
+    ratio = np.sqrt(1e-7 * 0.8 / 0.2)
+    np.testing.assert_allclose(found, [[1 / (1 + ratio), ratio / (1 + ratio)]])
+
+
+def test_an_unknown_mean_is_refused():
+    with pytest.raises(InputError, match="unknown mean of views 'median'"):
+        average_over_views(as_they_are, "flip", "median")
 
 
 def test_a_single_view_is_the_function_itself():

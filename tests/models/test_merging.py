@@ -5,7 +5,14 @@ import pytest
 
 from cvpipe.errors import InputError
 from cvpipe.inference.calibration import FLOOR, NETWORK_FLOOR, Scaling
-from cvpipe.inference.crops import VIEWS, crop_origins, cut_batch, num_views, sizes_to_load
+from cvpipe.inference.crops import (
+    VIEWS,
+    average_over_views,
+    crop_origins,
+    cut_batch,
+    num_views,
+    sizes_to_load,
+)
 from cvpipe.models import merging
 from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.features import build_embed
@@ -391,15 +398,16 @@ def operation_of(model, name):
     return operation
 
 
+@pytest.mark.parametrize("mean_of", ["probabilities", "logits"])
 @pytest.mark.parametrize("kind", ONE_SIZE)
-def test_views_are_cut_to_the_pixel_and_averaged(kind, tmp_path):
+def test_views_are_cut_to_the_pixel_and_averaged(kind, mean_of, tmp_path):
     (image_size,) = sizes_to_load(kind, SIZE)  # margins of 3 and 2: one centre is not even
     crops_model, images = tiny(), draw_images(image_size)
     expected_crops = cut_batch([images], SIZE, kind).reshape(-1, *SIZE, 3)
     rows = compute(crops_model, expected_crops)
     assert (np.ptp(rows[: num_views(kind)], axis=0).max() > 0.005) == (num_views(kind) > 1)
-    expected = rows.reshape(-1, num_views(kind), rows.shape[1]).mean(axis=1)
-    model = views_inside(crops_model, image_size, *crop_origins(kind, SIZE))
+    expected = average_over_views(lambda part: part, kind, mean_of)(rows.reshape(len(images), -1))
+    model = views_inside(crops_model, image_size, *crop_origins(kind, SIZE), mean_of)
     check_flat(model, crops_model.name, image_size)
     crops = import_keras().Model(model.input, operation_of(model, "views_as_batch").output)
     assert crops(images).dtype == "uint8"

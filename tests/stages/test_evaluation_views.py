@@ -738,6 +738,7 @@ def test_an_exported_network_has_its_view_inside(network, view, tmp_path):
             "kind": view,
             "passes": num_views(view),
             "crop_size": list(size),
+            "mean_of": "probabilities",
             "where": "inside the model",
         }
         words = f"It looks at {num_views(view)} view(s) of {size[0]} x {size[1]} pixels (`{view}`)"

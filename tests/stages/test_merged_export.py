@@ -47,7 +47,7 @@ PIPELINE = "\n".join(
     [
         'name = "a"\nthreads = 2\n[data]\nroot = "photos"\n[split]\ncareless = false',
         "[evaluate]\nresamples = 100\nlearning_curve = false",
-        'views = ["single", "flip"]',
+        'views = ["single", "flip"]\nview_mean = "logits"',
         *(
             f'[[contender]]\nname = "{name}"\n{LENET}training = {{{TRAINING}{averaging}}}'
             for name, averaging in NETWORKS.items()
