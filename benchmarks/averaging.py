@@ -20,7 +20,7 @@ from cvpipe.stages.summary import markdown, with_interval
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "averaging.md"
-NAMES = ("solar_cells", "digits")
+NAMES = ("brain_mri", "solar_cells", "digits")
 REFERENCE = "one_run"
 BLOCK = re.compile(r"(?<=<!-- averaging -->\n).*?(?=<!-- /averaging -->)", re.DOTALL)
 
