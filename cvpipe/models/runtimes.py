@@ -258,7 +258,7 @@ def _load_litert(folder: str, outputs: Sequence[str], threads: int, precision: s
     converter.target_spec.supported_ops = [tensorflow.lite.OpsSet.TFLITE_BUILTINS]
     litert = importlib.import_module("ai_edge_litert.interpreter")
     content = converter.convert()
-    with _closed_stderr():
+    with closed_stderr():
         interpreter = litert.Interpreter(model_content=content, num_threads=threads)
         interpreter.allocate_tensors()
     # Asked for here and not kept: while the runner lives, the interpreter refuses to compute.
@@ -276,7 +276,7 @@ def _load_litert(folder: str, outputs: Sequence[str], threads: int, precision: s
 
 
 def _load_openvino(folder: str, outputs: Sequence[str], threads: int, precision: str) -> Compute:
-    core = _import_openvino().Core()
+    core = import_openvino().Core()
     if precision == "bfloat16":
         _check_bfloat16(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     settings = {
@@ -317,7 +317,7 @@ def _load_onnxruntime(folder: str, outputs: Sequence[str], threads: int, precisi
     return lambda images: session.run(outputs, {INPUT: images})
 
 
-def _import_openvino() -> ModuleType:
+def import_openvino() -> ModuleType:
     """Import OpenVINO, but not the package with which it reports every import to its maker.
 
     It asks nobody before it does; it goes without when that package cannot be imported.
@@ -336,7 +336,7 @@ def _check_bfloat16(capabilities: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _closed_stderr() -> Iterator[None]:
+def closed_stderr() -> Iterator[None]:
     """Drop what LiteRT says about its start, past `sys.stderr`; its errors are exceptions."""
     stderr = os.dup(2)
     with Path(os.devnull).open("wb") as nowhere:
