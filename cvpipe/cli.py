@@ -302,6 +302,7 @@ def predict_command(
     path: Annotated[Path, typer.Argument(metavar="RUN|BUNDLE", help="A run or bundle folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     contender: Annotated[str, typer.Option(help="For a run: another than the chosen one.")] = "",
+    label: Annotated[str, typer.Option("--format", help="For a bundle: which of its files.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Print class probabilities of new image files, as CSV or JSON."""
@@ -310,7 +311,7 @@ def predict_command(
     from cvpipe.stages.predict import load
     from cvpipe.stages.unlike import describe_flags, find_unlike
 
-    classifier = load(path, contender)
+    classifier = load(path, contender, label)
     table = classifier.predict_proba(images)
     answers = {"predicted": list(frames.predicted_labels(table))}
     if classifier.operating_point:
@@ -325,6 +326,41 @@ def predict_command(
         typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
     if flags is not None and flags.is_unlike.any():
         typer.echo(describe_flags(flags, table["image"].tolist()), err=True)
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN|BUNDLE", help="A run or bundle folder, or a file of one.")
+    ],
+    data: Annotated[Path, typer.Option("--data", help="Folder of other labelled images.")],
+    labels: Annotated[
+        str, typer.Option(help="A table in that folder, instead of class folders.")
+    ] = "folders",
+    label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
+    contender: Annotated[str, typer.Option(help="For a run: another than the chosen one.")] = "",
+    label: Annotated[str, typer.Option("--format", help="For a bundle: which of its files.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Also write the predictions, a .csv.")] = None,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Go on with images that it was fitted to.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run or an exported file on other labelled images, with intervals."""
+    from cvpipe.files import write_table
+    from cvpipe.stages.score import describe_scores, score
+
+    if out:
+        check_output(out, "table", "--out", (".csv",))
+    scored = score(path, data, labels, label_column, contender, label, allow_leak=allow_leak)
+    if out:
+        write_table(out, scored.predictions)
+    if as_json:
+        told = {"contender": scored.name, "num_images_seen_before": scored.num_seen}
+        told |= {"missing_classes": scored.missing_classes}
+        print_json({**told, "metrics": json.loads(scored.metrics.to_json(orient="records"))})
+    else:
+        typer.echo("\n".join(describe_scores(scored)))
 
 
 @app.command(name="unlike")
@@ -420,23 +456,67 @@ def track_command(
 def verify_command(
     bundle: Annotated[Path, typer.Argument(help="A bundle: runs/<run>/export/<contender>.")],
     data: Data = None,
+    label: Annotated[str, typer.Option("--format", help="Only this file; nothing is stored.")] = "",
+    file: Annotated[Path | None, typer.Option(hidden=True, help="Not listed yet.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare an exported file with the measured probabilities, on the real images."""
-    from cvpipe.stages.verify import verify_bundle
+    """Compare exported files with the measured probabilities, on the real images."""
+    from cvpipe.stages.verify import (
+        check_file,
+        describe_check,
+        file_in,
+        read_facts,
+        verify_bundle,
+    )
 
-    parity = verify_bundle(bundle, data)
-    if as_json:
-        print_json(parity)
+    if label:
+        file = file or file_in(bundle, read_facts(bundle), label)
+        found = check_file(bundle, label, file, data)
+        checked, answer = {label: found}, found
     else:
-        for format_name, checked in parity["formats"].items():
-            for split, result in checked["splits"].items():
-                typer.echo(
-                    f"{format_name} {split}: {'equal' if result['passed'] else 'NOT EQUAL'}, "
-                    f"largest difference {result['largest_difference']} "
-                    f"of {result['num_images']} images (allowed {result['tolerance']})"
-                )
-    if not parity["passed"]:
+        answer = verify_bundle(bundle, data)
+        checked = answer["formats"]
+    if as_json:
+        print_json(answer)
+    else:
+        for name, result in checked.items():
+            typer.echo("\n".join(describe_check(name, result)))
+    if not answer["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command(name="export")
+def export_command(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    name: Annotated[
+        str, typer.Option("--format", help="keras, saved_model, litert, onnx or openvino.")
+    ],
+    precision: Annotated[
+        str, typer.Option(help="float32, float16, dynamic or int8; see cvpipe list exports.")
+    ] = "float32",
+    contender: Annotated[str, typer.Option(help="Another than the one the run exports.")] = "",
+    data: Data = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a contender of a run as one file for an app; it is kept only if it is as measured."""
+    from cvpipe.export.formats import check_format, label_of
+    from cvpipe.runs import open_finished
+    from cvpipe.stages.export import export_contender
+    from cvpipe.stages.verify import describe_check
+
+    check_format(name, precision)
+    label = label_of(name, precision)
+    bundle, result = export_contender(
+        open_finished(path), contender, label, data, Terminal(quiet or as_json)
+    )
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo("\n".join(describe_check(label, result)))
+        if result["passed"]:
+            typer.echo(f"bundle: {bundle}")
+    if not result["passed"]:
         raise typer.Exit(1)
 
 
@@ -455,14 +535,17 @@ def doctor_command(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-LISTED = ("datasets", "backbones", "features", "classifiers", "runtimes", "formats")
+LISTED = ("datasets", "backbones", "features", "classifiers", "runtimes", "formats", "exports")
 
 
 @app.command(name="list")
 def list_command(
     kind: Annotated[
         str,
-        typer.Argument(help="datasets, backbones, features, classifiers, runtimes or formats."),
+        typer.Argument(
+            help="datasets, backbones, features, classifiers, runtimes, formats (of images) or "
+            "exports (formats of model files)."
+        ),
     ],
 ) -> None:
     """List what can be named in a pipeline file or on the command line."""
@@ -492,6 +575,10 @@ def listing(kind: str) -> dict[str, str]:
         from cvpipe.data.images import list_formats
 
         return list_formats()
+    if kind == "exports":
+        from cvpipe.export.formats import list_exports
+
+        return list_exports()
     if kind == "features":
         from cvpipe.features.table import FEATURES
 

@@ -703,10 +703,11 @@ class ExportSection(Section):
     """What is handed to an app.
 
     Attributes:
-        formats: File formats of the exported model, at least one.
+        formats: Formats of the exported files, as `cvpipe list exports` names them, at least
+            one.
     """
 
-    formats: tuple[Literal["keras"], ...] = Field(default=("keras",), min_length=1)
+    formats: Names = Field(default=("keras",), min_length=1)
 
 
 def _refuse_namesakes(what: str, parts: Sequence[Any]) -> None:

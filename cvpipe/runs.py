@@ -526,6 +526,20 @@ def open_run(path: str | Path) -> Run:
     return run
 
 
+def open_finished(path: str | Path) -> Run:
+    """Open a run folder that is finished.
+
+    Raises:
+        InputError: The folder is none, or its run is not finished.
+    """
+    run = open_run(path)
+    if not run.is_finished:
+        raise InputError(
+            f"the run {str(path)!r} is not finished; finish it with: cvpipe run {run.config_path}"
+        )
+    return run
+
+
 def _in_view(name: str, view: str) -> str:
     return f"{name}-{view}" if view else name
 

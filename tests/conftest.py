@@ -74,6 +74,15 @@ def run_cvpipe(*arguments: object, cwd: Path, **environment: str) -> subprocess.
     )
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Check exported files without a process of their own, each of which imports for seconds."""
+    from cvpipe.stages import export, verify
+
+    for module in (export, verify):
+        monkeypatch.setattr(module, "check_in_fresh_process", verify.check_file)
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """A folder of class folders with real photos; not to be changed."""

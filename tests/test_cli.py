@@ -41,7 +41,7 @@ def folder(tmp_path):
 def test_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    commands = "run init fetch audit predict unlike report verify doctor list"
+    commands = "run init fetch audit predict evaluate unlike report export verify doctor list"
     for name in commands.split():
         assert f" {name} " in out
 

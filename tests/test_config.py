@@ -744,7 +744,6 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
             "data.max_pixels: input should be greater than or equal to 1, but is 0",
         ),
         (minimal(evaluate={"select_by": "auc"}), "evaluate.select_by: input should be 'log_loss',"),
-        (minimal(export={"formats": ["onnx"]}), "export.formats.1: input should be 'keras'"),
         (minimal(export={"formats": []}), "export.formats: tuple should have at least 1 item"),
         (
             minimal(contender=[{**PROBE, "recipe": "magic"}]),

@@ -6,19 +6,34 @@ from typing import Any
 import numpy as np
 
 from cvpipe.errors import InputError
+from cvpipe.export.examples import examples_of
+from cvpipe.export.formats import FORMATS, parse_label
 
-BUNDLE_VERSION = 1
-# A float32 softmax computed twice in different batch sizes differs by some 1e-7.
-KERAS_TOLERANCE = 1e-6
-# Where means of probabilities, which the tables hold in float64, are computed in float32 and
-# calibrated by way of their logarithms.
-MERGED_TOLERANCE = 1e-5
-# What `cvpipe.data.images` does for each value of `images.fit`, for a reader who has only Pillow.
-RESIZING = {
-    "stretch": "image.resize({size}, Image.Resampling.BILINEAR)",
-    "pad": "ImageOps.pad(image, {size}, Image.Resampling.BILINEAR, color=(0, 0, 0))",
-    "crop": "ImageOps.fit(image, {size}, Image.Resampling.BILINEAR)",
-}
+BUNDLE_VERSION = 2
+# How far a probability may be from the measured one. A softmax computed twice in batches of
+# different sizes differs by some 1e-7. Means of members and views are wider apart, because the
+# tables hold them in float64, and a file calibrates them in float32 by way of their logarithms.
+KERAS_TOLERANCE = 1e-5
+# The same of other formats by precision. Where weights are whole numbers of 8 bits, probabilities
+# move by more than any such bound, and it is the accuracy that must not be lost.
+TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
+OTHER_FILTER = (
+    "Browsers and phones resize by filters of their own, and then the figures above are not quite "
+    "those of the app: resize as above, or measure the app's own pictures with `cvpipe evaluate`."
+)
+
+
+def tolerance_of(label: str) -> float:
+    """Say how far a probability of a file may be from the measured one.
+
+    Args:
+        label: Format and precision, see `cvpipe.export.formats.parse_label`.
+
+    Returns:
+        The largest difference that passes; 1 where any does that is a number.
+    """
+    name, precision = parse_label(label)
+    return KERAS_TOLERANCE if name == "keras" else TOLERANCES.get(precision, 1.0)
 
 
 def compare_probabilities(
@@ -61,12 +76,14 @@ def bundle_readme(facts: Mapping[str, Any]) -> str:
         facts: The content of `bundle.json`.
     """
     height, width = facts["input"]["image_size"]
-    resized = RESIZING[facts["input"]["fit"]].format(size=(width, height))
     is_calibrated = facts.get("calibration", {}).get("method", "none") != "none"
     inside = "preprocessing and calibration are" if is_calibrated else "the preprocessing is"
     seen = members_sentence(facts.get("ensemble", {})) + view_sentence(facts.get("view", {}))
     accuracy = next(m for m in facts["test_metrics"] if m["metric"] == "accuracy")
     names = ", ".join(f"`{name}`" for name in facts["class_names"])
+    files = facts["files"]
+    listed = ", ".join(f"`{file}`" for file in files.values())
+    holds = f"{listed} {'take' if len(files) > 1 else 'takes'}" if files else "Its files take"
     return f"""# {facts["contender"]} from the run {facts["run"]}
 
 Classes, in the order of the probabilities: {names}.
@@ -74,29 +91,38 @@ Classes, in the order of the probabilities: {names}.
 On {accuracy["n"]} test images it named {accuracy["value"]:.1%} correctly (95 % interval \
 {accuracy["low"]:.1%} to {accuracy["high"]:.1%}). {facts["limits"]}
 
-`model.keras` takes `uint8` RGB images of {height} x {width} pixels (height x width) and gives \
-probabilities; {inside} inside. {seen}Resize with Pillow's bilinear filter \
-(`fit = "{facts["input"]["fit"]}"`), as in the measurement:
+{holds} `uint8` RGB images of {height} x {width} pixels (height x width) and \
+{"gives" if len(files) == 1 else "give"} probabilities; {inside} inside. {seen}Resize with \
+Pillow's bilinear filter \
+(`fit = "{facts["input"]["fit"]}"`), as in the measurement.
 
-```python
-import keras, numpy as np
-from PIL import Image, ImageOps
-
-model = keras.saving.load_model("model.keras")
-image = Image.open("new.jpg").convert("RGB")
-image = {resized}
-probabilities = model.predict(np.asarray(image)[None])[0]
-```
-
+{"".join(usage_of(label, file, facts) for label, file in files.items())}\
 With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency, 16-bit
 images and DICOM as in the measurement; the `input` of `bundle.json` has the rule. `parity.json` has
-the proof that this file gives the measured probabilities; inside its run, `cvpipe verify` repeats
+the proof that each file is as good as what was measured; inside its run, `cvpipe verify` repeats
 it.
 
 {decisions_paragraph(facts.get("decisions", {}))}\
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
 {facts["licences"]["data"].rstrip(".")}.
 """
+
+
+def usage_of(label: str, file: str, facts: Mapping[str, Any]) -> str:
+    """Write the section of a README about one file.
+
+    Args:
+        label: Format and precision, see `cvpipe.export.formats.parse_label`.
+        file: Its path in the bundle.
+        facts: The content of `bundle.json`.
+    """
+    name, precision = parse_label(label)
+    examples = examples_of(label, file, facts)
+    blocks = [f"```{language}\n{code}```" for language, code in examples.items()]
+    if len(blocks) > 1:
+        blocks.insert(1, OTHER_FILTER)
+    blocks.insert(0, f"{FORMATS[name].description}; {precision}.")
+    return "\n\n".join([f"## {file}", *blocks, ""]) + "\n"
 
 
 def members_sentence(ensemble: Mapping[str, Any]) -> str:

@@ -171,6 +171,32 @@ class ParityResult:
     passed: bool
 
 
+@dataclass(frozen=True)
+class ExportedFile:
+    """What an app has of a file that was exported, or why there is none.
+
+    Attributes:
+        format: Format and precision.
+        passed: Whether it is what was measured, and was kept.
+        reason: Why it was not kept; `""` if it was.
+        accuracy: Of its answers on test, with the ends of the 95 % interval.
+        difference: The same minus that of the measured answers, paired.
+        num_bytes: Size on disk.
+        milliseconds: Per image, of an image alone and in batches.
+        peak_bytes: Most memory that its process held, images and Python among it; 0 if the
+            system does not say.
+    """
+
+    format: str
+    passed: bool
+    reason: str
+    accuracy: tuple[float, float, float]
+    difference: tuple[float, float, float]
+    num_bytes: int
+    milliseconds: tuple[float, float]
+    peak_bytes: int
+
+
 def _empty_table(columns: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame(columns=list(columns))
 
@@ -203,7 +229,8 @@ class ReportContent:
         versions: Library or part to its version.
         audit_page: Address of the page of the audit, from this page on; `""` when there is none.
         split_story: How the images were divided, in one sentence; `""` when it is not told.
-        parity: One entry per exported file.
+        parity: One entry per exported file and split that it was compared on.
+        files: One entry per file that was to be exported.
         exported: Contender of the exported file; `""` when there is none.
         risks: What endangers the answer in these data, the gravest first.
         folds: Number of folds of the k-fold protocol; 0 when there was none. Its metrics
@@ -264,6 +291,7 @@ class ReportContent:
     audit_page: str = ""
     split_story: str = ""
     parity: list[ParityResult] = field(default_factory=list)
+    files: list[ExportedFile] = field(default_factory=list)
     exported: str = ""
     risks: list[Risk] = field(default_factory=list)
     folds: int = 0

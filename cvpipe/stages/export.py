@@ -1,41 +1,55 @@
-"""Hand a network to an app: one folder with the file, what it is, and a proof of parity."""
+"""Hand a network to an app: one folder with files, what they are, and a proof of parity."""
 
+import contextlib
 import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cvpipe.config import Config, Contender, EnsembleContender, NetworkContender
-from cvpipe.data.images import DECODE_RULE, decode_rule
-from cvpipe.errors import GateError
-from cvpipe.export.bundle import (
-    BUNDLE_VERSION,
-    KERAS_TOLERANCE,
-    MERGED_TOLERANCE,
-    bundle_readme,
+import numpy as np
+
+from cvpipe.config import (
+    ClassicContender,
+    Config,
+    Contender,
+    EnsembleContender,
+    NetworkContender,
 )
+from cvpipe.data.images import decode_rule
+from cvpipe.data.threads import load_batches
+from cvpipe.errors import GateError, InputError, check_name
+from cvpipe.export.bundle import bundle_readme
+from cvpipe.export.files import hash_of
+from cvpipe.export.formats import check_format, file_name, parse_label
+from cvpipe.export.writing import write_file
 from cvpipe.files import atomic_path, read_json, write_json, write_text
 from cvpipe.inference.calibration import FLOOR, Scaling
-from cvpipe.inference.crops import SINGLE, crop_origins, num_views, sizes_to_load
+from cvpipe.inference.crops import SINGLE, crop_origins, sizes_to_load
 from cvpipe.inference.ensembling import Ensemble
-from cvpipe.models.backbones import describe_weights
 from cvpipe.models.framework import set_threads
 from cvpipe.models.heads import ends_with_linear_head, scale_logits
 from cvpipe.models.merging import METHODS as MERGED_METHODS
 from cvpipe.models.merging import STACKING, merge_networks, scale_probabilities, views_inside
-from cvpipe.runs import Run, read_source
+from cvpipe.runs import Run, data_root
+from cvpipe.stages.bundle_facts import describe_bundle, networks_in, size_to_load
 from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.contenders import load_network
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import best_on_val
-from cvpipe.stages.job import Job
-from cvpipe.stages.recipes import backbone_spec, members_of
+from cvpipe.stages.job import Job, Nobody, Watcher
+from cvpipe.stages.recipes import members_of
+from cvpipe.stages.split import rows_of_split
+from cvpipe.stages.verify import (
+    check_images,
+    check_in_fresh_process,
+    read_facts,
+    read_parity,
+    record,
+    wrong_hash,
+)
 
-INSIDE = "inside the model"
-PLAIN = ("none", "ema", "soup")  # ways of averaging after which a network is one like any other
+LARGE_BYTES = 100_000_000
+NUM_REPRESENTATIVE = 128
 
 
 def contender_to_export(job: Job) -> str:
@@ -53,65 +67,170 @@ def contender_to_export(job: Job) -> str:
 
 
 def is_one_network(run: Run, config: Config, contender: Contender) -> bool:
-    """Tell whether a contender can be handed on as one network.
+    """Tell whether a contender can be handed on as one network."""
+    return not obstacle_to_one_network(run, config, contender)
+
+
+def obstacle_to_one_network(run: Run, config: Config, contender: Contender) -> str:
+    """Say why a contender cannot be handed on as one network; `""` where it can.
 
     An ensemble can if all of its members are networks that read images of one size, and its way to
     combine them is a sum.
     """
-    if not isinstance(contender, EnsembleContender):
-        return isinstance(contender, NetworkContender)
+    if isinstance(contender, ClassicContender):
+        return (
+            f"its features {list(contender.features)} and its classifier "
+            f"{contender.classifier!r} are not layers of a network"
+        )
+    if isinstance(contender, NetworkContender):
+        return ""
     members = members_of(config, contender)
-    networks = [member for member in members if isinstance(member, NetworkContender)]
-    sizes = {size_to_load(run, member) for member in networks}
-    if len(networks) < len(members) or len(sizes) > 1:
-        return False
+    classic = [m.name for m in members if not isinstance(m, NetworkContender)]
+    if classic:
+        return f"its members {classic} are no networks"
+    sizes = {size_to_load(run, m) for m in members if isinstance(m, NetworkContender)}
+    if len(sizes) > 1:
+        return f"its members read images of different sizes: {sorted(sizes)}"
     ensemble = load_ensemble(run, contender.name)
-    return ensemble.method in MERGED_METHODS and sum(ensemble.weights) > 0
-
-
-def size_to_load(run: Run, contender: NetworkContender) -> tuple[int, int]:
-    """Say to which size images are brought for a network, in its view."""
-    return sizes_to_load(run.view(contender.name), backbone_spec(contender).size)[0]
+    if ensemble.method not in MERGED_METHODS or not sum(ensemble.weights) > 0:
+        return f"its members are combined by {ensemble.method!r}, which is no sum"
+    return ""
 
 
 def run_export(job: Job) -> None:
-    """Write the bundle and check it in a fresh process; what is stored already is kept.
+    """Export a contender in the formats of the config; what was done already is kept.
 
     Raises:
-        GateError: The check could not be made. A check that was made and failed is
-            stored, and `require_parity` says so at the end of the run.
+        GateError: A check could not be made. One that was made and failed is stored, and
+            `require_parity` says so at the end of the run.
     """
     name = contender_to_export(job)
     if not name:
         return
     bundle = job.run.export_path / name
-    with job.timed("export", f"export: {name} as a Keras file, checked in a fresh process"):
-        if not bundle.exists():
-            write_bundle(job, name, bundle)
-        if not (bundle / "parity.json").exists():
-            verify_in_fresh_process(bundle, job.root)
+    for label in job.config.export.formats:
+        with job.timed("export", f"export: {name} as {label}, checked in a fresh process"):
+            if not is_settled(bundle, label):
+                export_file(job, name, label)
 
 
-def write_bundle(job: Job, name: str, bundle: Path) -> None:
-    """Write model file, description and README of a bundle, whole or not at all."""
-    with atomic_path(bundle) as partial:
-        partial.mkdir()
-        store_calibrated_network(job.run, name, partial / "model.keras")
-        facts = describe_bundle(job, name)
-        write_json(partial / "bundle.json", facts)
-        write_text(partial / "README.md", bundle_readme(facts))
+def is_settled(bundle: Path, label: str) -> bool:
+    """Tell whether a file was exported, or was made and did not pass."""
+    checked = read_parity(bundle)["formats"].get(label)
+    return bool(checked) and (not checked["passed"] or label in read_facts(bundle)["files"])
 
 
-def store_calibrated_network(run: Run, name: str, path: Path) -> None:
-    """Write a contender as one network, with its members, views and calibration inside."""
-    config = run.config()
-    contender = next(c for c in config.contender if c.name == name)
-    stored = run.part_path(name) / "model.keras"
-    if stored.exists() and run.view(name) == SINGLE and not scaling_of(run, name):
+def export_contender(
+    run: Run, name: str, label: str, data: Path | None = None, watcher: Watcher | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """Export a contender of a finished run in one more format.
+
+    Args:
+        run: The run.
+        name: Of the contender; `""`: the one that the run exports.
+        label: Format and precision, see `cvpipe.export.formats.parse_label`.
+        data: Folder of the images, if it is not where the run says.
+        watcher: Who is told what happens.
+
+    Returns:
+        The bundle, and what `cvpipe.stages.verify.check_file` found.
+
+    Raises:
+        InputError: There is no such contender, it cannot become one network, the format is
+            unknown or misses a package, or the images are missing.
+        GateError: The check could not be made.
+    """
+    check_format(*parse_label(label))
+    job = Job(run.config(), data_root(run, data), run, watcher or Nobody())
+    contenders = {contender.name: contender for contender in job.config.contender}
+    name = name or contender_to_export(job)
+    if not name:
+        raise InputError(
+            f"none of the contenders {list(contenders)} is a network that can become one file; "
+            "predict with the run itself: cvpipe predict RUN IMAGE"
+        )
+    contender = contenders[check_name("contender", name, contenders)]
+    obstacle = obstacle_to_one_network(job.run, job.config, contender)
+    if obstacle:
+        raise InputError(
+            f"contender {name!r} cannot become one file: {obstacle}; export another contender, or "
+            f"predict with the run itself: cvpipe predict {job.run.path} IMAGE --contender {name}"
+        )
+    return run.export_path / name, export_file(job, name, label)
+
+
+def export_file(job: Job, name: str, label: str) -> dict[str, Any]:
+    """Write one file of a bundle, check it, and keep it only if it passes.
+
+    One that is there already is checked again.
+    """
+    bundle = job.run.export_path / name
+    if not (bundle / "bundle.json").exists():
+        describe(bundle, describe_bundle(job, name) | {"files": {}, "sha256": {}})
+    facts = read_facts(bundle)
+    file = file_name(*parse_label(label))
+    if label in facts["files"] and not wrong_hash(bundle, facts, label, bundle / file):
+        result = check_in_fresh_process(bundle, label, bundle / file, job.root)
+        record(bundle, label, result)
+        return result
+    first, *inside = PurePosixPath(file).parts  # of several files there is a folder
+    with contextlib.suppress(_NotPassedError), atomic_path(bundle / first) as partial:
+        written = partial.joinpath(*inside)
+        write_model(job, name, label, written)
+        result = check_in_fresh_process(bundle, label, written, job.root)
+        if not result["passed"]:
+            raise _NotPassedError
+        if (bundle / first).is_dir():  # of an export that was interrupted before it was listed
+            shutil.rmtree(bundle / first)
+    record(bundle, label, result)
+    if result["passed"]:
+        listed = {"files": {label: file}, "sha256": {label: hash_of(bundle / file)}}
+        facts = read_facts(bundle)  # another export may have come in between
+        describe(bundle, facts | {key: facts[key] | new for key, new in listed.items()})
+    if result.get("bytes", 0) > LARGE_BYTES:
+        job.watcher.say(f"  {file} has {result['bytes'] / 1e6:,.0f} MB, much for an app")
+    return result
+
+
+class _NotPassedError(Exception):
+    """A file that is thrown away."""
+
+
+def describe(bundle: Path, facts: Mapping[str, Any]) -> None:
+    """Write the description of a bundle, for programs and for people."""
+    write_text(bundle / "README.md", bundle_readme(facts))
+    write_json(bundle / "bundle.json", facts)
+
+
+def write_model(job: Job, name: str, label: str, path: Path) -> None:
+    """Write a contender as a file of one format."""
+    format_name, precision = parse_label(label)
+    contender = next(c for c in job.config.contender if c.name == name)
+    stored = job.run.part_path(name) / "model.keras"
+    plain = job.run.view(name) == SINGLE and not scaling_of(job.run, name)
+    if format_name == "keras" and stored.exists() and plain:
         shutil.copyfile(stored, path)
         return
-    set_threads(config.threads)
-    build_calibrated_network(run, config, contender).save(path)
+    set_threads(job.config.threads)
+    model = build_calibrated_network(job.run, job.config, contender)
+    images = np.empty((0, *model.input_shape[1:]), np.uint8)
+    if precision == "int8":
+        images = representative_images(job, name)
+    write_file(model, path, format_name, precision, images)
+
+
+def representative_images(job: Job, name: str) -> np.ndarray:
+    """Load images of train, of all classes in turn, from which ranges of activations are taken."""
+    train = rows_of_split(job, "train")
+    labels = train.groupby("label").cumcount()
+    chosen = train.iloc[np.argsort(labels, kind="stable")[:NUM_REPRESENTATIVE]]
+    config = job.config
+    contender = next(c for c in config.contender if c.name == name)
+    size = size_to_load(job.run, networks_in(config, contender)[0])
+    check_images(job.run, job.root, chosen["image_id"].tolist())
+    paths = [job.root / image_id for image_id in chosen["image_id"]]
+    rule = decode_rule(config.images, config.data)
+    return np.concatenate(list(load_batches(paths, size, rule, 32, config.threads)))
 
 
 def build_calibrated_network(run: Run, config: Config, contender: Contender) -> Any:
@@ -155,163 +274,16 @@ def scaling_of(run: Run, name: str) -> Scaling | None:
     return calibration
 
 
-def parity_tolerance(run: Run, name: str) -> float:
-    """Say how far the probabilities of an exported contender may be from the measured ones."""
-    contender = next(c for c in run.config().contender if c.name == name)
-    plain = isinstance(contender, NetworkContender) and contender.training.averaging in PLAIN
-    return KERAS_TOLERANCE if plain and run.view(name) == SINGLE else MERGED_TOLERANCE
-
-
-def describe_bundle(job: Job, name: str) -> dict[str, Any]:
-    """Collect what an app, and whoever is responsible for it, must know about a model."""
-    contender = next(c for c in job.config.contender if c.name == name)
-    networks = networks_in(job.config, contender)
-    specs = [backbone_spec(network) for network in networks]
-    metrics = job.run.metrics()
-    rows = metrics[
-        (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
-        & (metrics["contender"] == name)
-        & (metrics["split"] == "test")
-        & (metrics["label"] == "")
-    ]
-    source = read_source(job.root)
-    return {
-        "bundle_version": BUNDLE_VERSION,
-        "run": job.run.path.name,
-        "contender": name,
-        "is_the_chosen_contender": read_json(job.run.choice_path)["chosen"] == name,
-        "files": {"keras": "model.keras"},
-        "class_names": job.run.class_names(),
-        "input": {
-            "dtype": "uint8",
-            "colour": "RGB",
-            "image_size": list(size_to_load(job.run, networks[0])),
-            "decode_rule": DECODE_RULE,
-            **asdict(decode_rule(job.config.images, job.config.data)),
-            "preprocessing": INSIDE,
-        },
-        **describe_parts(job.run, contender),
-        "output": "probabilities in the order of class_names",
-        "calibration": describe_calibration(job.run, name),
-        "test_metrics": [
-            {
-                "metric": row.metric,
-                "value": row.value,
-                "low": row.low,
-                "high": row.high,
-                "n": int(row.n),
-            }
-            for row in rows.itertuples()
-        ],
-        **describe_unlike(job, name),
-        **({"costs": job.config.evaluate.costs} if job.config.evaluate.costs else {}),
-        **decisions_of(job, name),
-        "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
-        "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
-        "licences": {
-            "weights": "; ".join(dict.fromkeys(describe_weights(spec) for spec in specs)),
-            "data": source.get("licence", "not stated"),
-        },
-        "limits": "The figures hold for images from the same source. Nothing is known about "
-        "other cameras, sites or populations; not a medical device.",
-    }
-
-
-def networks_in(config: Config, contender: Contender) -> list[NetworkContender]:
-    """List the networks that a contender consists of.
-
-    Raises:
-        TypeError: It consists of something else as well.
-    """
-    parts: list[Contender] = [contender]
-    if isinstance(contender, EnsembleContender):
-        parts = [*members_of(config, contender)]
-    networks = [part for part in parts if isinstance(part, NetworkContender)]
-    if len(networks) < len(parts):
-        raise TypeError(f"{contender.name!r} is not a network")
-    return networks
-
-
-def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
-    """Say what an ensemble is made of, and how a network sees an image if not as it is."""
-    if isinstance(contender, EnsembleContender):
-        ensemble = load_ensemble(run, contender.name)
-        facts = {
-            "weights": dict(zip(contender.members, ensemble.weights, strict=True)),
-            "views": {member: run.view(member) for member in contender.members},
-        }
-        facts |= {"intercepts": list(ensemble.intercepts)}
-        return {"ensemble": {"method": ensemble.method, **facts, "where": INSIDE}}
-    view = run.view(contender.name)
-    if view == SINGLE or not isinstance(contender, NetworkContender):
-        return {}
-    size = backbone_spec(contender).size
-    facts = {"kind": view, "passes": num_views(view), "crop_size": list(size)}
-    facts |= {"mean_of": run.config().evaluate.view_mean}
-    return {"view": {**facts, "where": INSIDE}}
-
-
-def describe_calibration(run: Run, name: str) -> dict[str, Any]:
-    """Say how a network's probabilities were calibrated."""
-    facts = read_json(run.fitted_calibration_path(name))
-    return {
-        "method": facts["method"],
-        "slopes": facts["slopes"],
-        "offsets": facts["offsets"],
-        "fitted_on": f"{facts['num_images']} validation images",
-        "where": INSIDE,
-    }
-
-
-def decisions_of(job: Job, name: str) -> dict[str, Any]:
-    """Read the frozen thresholds of a contender; empty in a run that has none."""
-    path = job.run.decisions_path(name)
-    return {"decisions": read_json(path)} if path.exists() else {}
-
-
-def describe_unlike(job: Job, name: str) -> dict[str, Any]:
-    """Say which answers an app should doubt; nothing where no bound was stored."""
-    bounds = job.run.unlike_bounds(name)
-    if not bounds:
-        return {}
-    rows = job.run.unlike()
-    on_test = rows[(rows["contender"] == name) & (rows["score"] == "probability")].iloc[0]
-    unlike = {
-        "score": "probability",
-        "meaning": "1 minus the largest probability; above the bound an image may be unlike the "
-        "training images",
-        "bound": bounds["probability"],
-        "flagged_fraction_of_test": on_test["flagged_fraction"],
-    }
-    return {"unlike": unlike}
-
-
-def verify_in_fresh_process(bundle: Path, root: Path) -> None:
-    """Run `cvpipe verify` on a bundle in a new process, which writes `parity.json`.
-
-    Raises:
-        GateError: The process ended without writing it.
-    """
-    # -P: no file in the user's working directory may stand in for a library.
-    command = [sys.executable, "-P", "-m", "cvpipe", "verify", str(bundle), "--data", str(root)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if not (bundle / "parity.json").exists():
-        raise GateError(
-            f"the exported file could not be checked ({' '.join(command[3:6])} ended with code "
-            f"{answer.returncode}):\n{answer.stderr.strip()}"
-        )
-
-
 def require_parity(job: Job) -> None:
-    """Check the stored parity of a run's bundles.
+    """Check that what a run was to export has passed its check.
 
     Raises:
-        GateError: An exported file does not give the measured numbers.
+        GateError: A file does not give the measured numbers, and was not kept.
     """
     for path in sorted(job.run.export_path.glob("*/parity.json")):
-        parity = read_json(path)
-        if not parity["passed"]:
-            raise GateError(
-                f"the exported model {str(path.parent)!r} does not give the probabilities that "
-                f"were measured; do not use it. Details: {path}"
-            )
+        for label, result in read_json(path)["formats"].items():
+            if label in job.config.export.formats and not result["passed"]:
+                raise GateError(
+                    f"the model exported as {label} is not what was measured and was not kept: "
+                    f"{result['reason']}. Details: {path}"
+                )

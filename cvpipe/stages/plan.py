@@ -21,6 +21,7 @@ from cvpipe.config import (
 from cvpipe.data.manifest import has_given_split
 from cvpipe.data.sources import DATASETS
 from cvpipe.errors import InputError, check_name
+from cvpipe.export.formats import check_format, parse_label
 from cvpipe.features.table import FEATURES, Feature, FileFeature
 from cvpipe.inference.crops import VIEWS, num_views
 from cvpipe.models.backbones import BACKBONES, check_backbone
@@ -141,6 +142,8 @@ def check_names(config: Config) -> Config:
     features = {n: f for n, f in known_features(config).items() if " of " not in n}
     check_runtime(config.runtime, config.precision)
     check_views(config.evaluate.views)
+    for label in config.export.formats:
+        check_format(*parse_label(label))
     for section in config.feature:
         feature = features[section.name]
         if isinstance(feature, Feature):  # those that have a name already are known to be possible

@@ -13,6 +13,9 @@ from cvpipe import frames
 from cvpipe.config import EnsembleContender, NetworkContender, usable_cores
 from cvpipe.data.images import DECODE_RULE, DecodeRule, decode_rule
 from cvpipe.errors import InputError, check_name
+from cvpipe.export.files import hash_of
+from cvpipe.export.formats import parse_label
+from cvpipe.export.running import open_file
 from cvpipe.files import read_json
 from cvpipe.inference.calibration import Calibration
 from cvpipe.inference.crops import average_over_views
@@ -69,25 +72,52 @@ class ImageClassifier:
         )
 
 
-def load(path: str | Path, contender: str = "") -> ImageClassifier:
+def load(path: str | Path, contender: str = "", file: str = "") -> ImageClassifier:
     """Load a classifier from a run folder or an exported bundle.
 
     Args:
-        path: The folder.
+        path: The folder; or a model file in a bundle.
         contender: For a run: which contender; the chosen one where none is named.
+        file: For a bundle: format and precision of one of its files, such as `"litert-int8"`; the
+            Keras file, or else the first, where none is named.
 
     Raises:
-        InputError: The folder is neither, is incomplete, or has no such contender.
+        InputError: The folder is neither, is incomplete, has no such contender or file, or the
+            file is not the one that was exported.
     """
     folder = Path(path)
-    if (folder / "bundle.json").exists():
-        return _load_bundle(folder)
+    bundle = bundle_of(folder)
+    if bundle:
+        return _load_bundle(bundle, label_of_file(bundle, folder, file), contender)
+    if file:
+        raise InputError(f"{str(folder)!r} is not a bundle; leave the format {file!r} out.")
     run = open_run(folder)
     if not run.choice_path.exists():
         raise InputError(
             f"the run {str(folder)!r} is not finished; finish it with: cvpipe run {run.config_path}"
         )
     return load_contender(run, contender or read_json(run.choice_path)["chosen"])
+
+
+def bundle_of(path: Path) -> Path | None:
+    """Find the bundle that a path is or lies in; `None` where it is none."""
+    near = [path, *path.parents[:2]]  # some formats have a folder of their own
+    return next((folder for folder in near if (folder / "bundle.json").exists()), None)
+
+
+def label_of_file(bundle: Path, path: Path, asked: str) -> str:
+    """Say which file of a bundle is meant: format and precision; `""` where any is.
+
+    Raises:
+        InputError: The path is no file of the bundle, or another format than is asked for.
+    """
+    if path == bundle:
+        return asked
+    labels = {name: label for label, name in read_json(bundle / "bundle.json")["files"].items()}
+    label = labels[check_name("file", path.relative_to(bundle).as_posix(), labels)]
+    if asked not in ("", label):
+        raise InputError(f"{str(path)!r} has the format {label!r}, not {asked!r}; leave that out.")
+    return label
 
 
 def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
@@ -172,15 +202,37 @@ def bundle_rule(bundle: Mapping[str, Any]) -> DecodeRule:
     return DecodeRule(**{**values, "dicom_window": tuple(stated.get("dicom_window", ()))})
 
 
-def _load_bundle(folder: Path) -> ImageClassifier:
+def _load_bundle(folder: Path, label: str, contender: str) -> ImageClassifier:
     bundle = read_json(folder / "bundle.json")
-    model = load_network(folder / bundle["files"]["keras"])
+    if contender not in ("", bundle["contender"]):
+        raise InputError(
+            f"the bundle {str(folder)!r} holds {bundle['contender']!r}, not {contender!r}; give "
+            "the run to choose a contender."
+        )
+    files, hashes = bundle["files"], bundle.get("sha256", {})
+    if not files:
+        raise InputError(
+            f"{str(folder)!r} holds no model file, none has passed its check; see its parity.json."
+        )
+    label = label or ("keras" if "keras" in files else next(iter(files)))
+    path = folder / files[check_name("format", label, files)]
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{str(path)!r} does not lie in the bundle; export it again.")
+    if label in hashes and hash_of(path) != hashes[label]:
+        raise InputError(
+            f"{str(path)!r} is not the file that was exported (its hash differs from the one in "
+            "bundle.json); copy it anew, or export again."
+        )
+    threads = usable_cores()
+    if label == "keras":
+        embed = build_embed(load_network(path))
+    else:
+        embed = open_file(path, parse_label(label)[0], threads)
     height, width = bundle["input"]["image_size"]
-    embed = build_embed(model)
     return ImageClassifier(
         bundle["contender"],
         list(bundle["class_names"]),
-        from_images(embed, (height, width), bundle_rule(bundle), usable_cores()),
+        from_images(embed, (height, width), bundle_rule(bundle), threads),
         as_they_are,
         bundle.get("decisions", {}).get("operating_point", {}),
     )

@@ -22,6 +22,7 @@ from cvpipe.report.content import (
     FOLD_COLUMNS,
     ContenderSummary,
     DataSummary,
+    ExportedFile,
     Mistake,
     ParityResult,
     ReportContent,
@@ -34,7 +35,8 @@ from cvpipe.stages.contenders import describe_search
 from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import fingerprint_of
-from cvpipe.stages.job import Job
+from cvpipe.stages.export import contender_to_export
+from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import ImageClassifier, load_contender
 from cvpipe.stages.recipes import (
     SOFTMAX,
@@ -173,6 +175,7 @@ def collect_content(run: Run, root: Path) -> ReportContent:
         audit_page=run.audit_page_path.name if run.audit_page_path.exists() else "",
         split_story=f"They were divided {describe_split(config.split, SPLIT_GIVEN in manifest)}.",
         parity=collect_parity(run),
+        files=collect_files(run),
         exported=exported_contender(run),
         folds=config.split.num_folds if config.split.protocol == "kfold" else 0,
         careless=run.careless(),
@@ -326,8 +329,13 @@ def confident_mistakes(predictions: pd.DataFrame, root: Path, rule: DecodeRule) 
 
 def exported_contender(run: Run) -> str:
     """Name the contender of the exported bundle; `""` when there is none."""
-    bundles = sorted(path.parent.name for path in run.export_path.glob("*/bundle.json"))
-    return next((name for name in bundles if ".partial" not in name), "")
+    bundles = [p for p in run.export_path.glob("*/bundle.json") if read_json(p)["files"]]
+    names = [path.parent.name for path in bundles]
+    if len(names) < 2:
+        return next(iter(names), "")
+    # Others were asked for afterwards.
+    own = contender_to_export(Job(run.config(), run.path, run, Nobody()))
+    return own if own in names else min(names)
 
 
 def collect_recipes(run: Run) -> pd.DataFrame:
@@ -342,10 +350,12 @@ def collect_parity(run: Run) -> list[ParityResult]:
     for path in sorted(run.export_path.glob("*/parity.json")):
         for format_name, checked in read_json(path)["formats"].items():
             for split, result in checked["splits"].items():
+                if result["tolerance"] >= 1:  # it is the accuracy that counts
+                    continue
                 largest = result["largest_difference"]
                 results.append(
                     ParityResult(
-                        format=format_name,
+                        format=format_in(run, path, format_name),
                         split=split,
                         num_images=result["num_images"],
                         largest_difference=float("nan") if largest is None else largest,
@@ -354,6 +364,43 @@ def collect_parity(run: Run) -> list[ParityResult]:
                     )
                 )
     return results
+
+
+def collect_files(run: Run) -> list[ExportedFile]:
+    """Read what an app has of each file that was exported, and why others were not kept."""
+    return [
+        exported_file(format_in(run, path, label), checked)
+        for path in sorted(run.export_path.glob("*/parity.json"))
+        for label, checked in read_json(path)["formats"].items()
+    ]
+
+
+def format_in(run: Run, path: Path, label: str) -> str:
+    """Name a format, and the contender where it is another than the run's exported one."""
+    name = path.parent.name
+    return label if name == exported_contender(run) else f"{label} ({name})"
+
+
+def exported_file(label: str, checked: dict[str, Any]) -> ExportedFile:
+    """Describe a file by what its check found, which is little if it could not be used at all."""
+    accuracy = checked.get("accuracy", {})
+    speeds = checked.get("milliseconds_per_image", {})
+
+    def numbers(*keys: str) -> tuple[float, float, float]:
+        low, middle, high = (accuracy.get(key) for key in keys)
+        values = [float("nan") if value is None else value for value in (low, middle, high)]
+        return values[0], values[1], values[2]
+
+    return ExportedFile(
+        format=label,
+        passed=checked["passed"],
+        reason=checked.get("reason", ""),
+        accuracy=numbers("value", "value_low", "value_high"),
+        difference=numbers("difference", "low", "high"),
+        num_bytes=checked.get("bytes", 0),
+        milliseconds=(speeds.get("1", float("nan")), speeds.get("32", float("nan"))),
+        peak_bytes=checked.get("peak_bytes") or 0,
+    )
 
 
 def repeat_commands(run: Run, source: dict[str, str]) -> list[str]:

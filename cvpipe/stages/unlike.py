@@ -56,7 +56,7 @@ from cvpipe.stages.export import contender_to_export
 from cvpipe.stages.features import ImageFiles, from_images
 from cvpipe.stages.halves import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody, Watcher
-from cvpipe.stages.predict import calibrated, load_contender
+from cvpipe.stages.predict import bundle_of, calibrated, load_contender
 from cvpipe.stages.recipes import classifier_of, feature_names, is_baseline, known_features
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.stored_models import load_estimator
@@ -379,8 +379,9 @@ def find_unlike(path: Path, contender: str, predictions: pd.DataFrame) -> Flags 
         `None` when no bound is stored there, as in what an older cvpipe made.
     """
     improbable = improbability(frames.probabilities_of(predictions))
-    if (path / "bundle.json").exists():
-        stated = read_json(path / "bundle.json").get("unlike")
+    bundle = bundle_of(path)
+    if bundle:
+        stated = read_json(bundle / "bundle.json").get("unlike")
         return Flags("probability", stated["bound"], improbable) if stated else None
     run = open_run(path)
     name = contender or read_json(run.choice_path)["chosen"]

@@ -1,6 +1,16 @@
-"""Compare an exported file with the model that was measured, on the real val and test images."""
+"""Compare exported files with the model that was measured, on the real val and test images.
 
-from collections.abc import Mapping, Sequence
+Each file is used as an app would use it: opened from the disk by its own runtime, on images that
+are decoded and resized by what `bundle.json` says, in a process of its own. No code path by which
+the run computed its tables is gone through again.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,76 +19,362 @@ import numpy as np
 from cvpipe import frames
 from cvpipe.data.audit import hash_file
 from cvpipe.data.threads import load_batches
-from cvpipe.errors import InputError
-from cvpipe.export.bundle import compare_probabilities
+from cvpipe.errors import GateError, InputError, check_name
+from cvpipe.evaluation.comparison import compare_predictions
+from cvpipe.evaluation.scoring import score_predictions
+from cvpipe.export.bundle import BUNDLE_VERSION, compare_probabilities, tolerance_of
+from cvpipe.export.files import bytes_of, hash_of
+from cvpipe.export.formats import KERAS, SAVED_MODEL, file_name, parse_label
+from cvpipe.export.operations import forbidden_in, operations_in
+from cvpipe.export.running import open_file
 from cvpipe.files import read_json, write_json
 from cvpipe.models.framework import set_threads
-from cvpipe.runs import data_root, open_run
-from cvpipe.stages.contenders import load_network
-from cvpipe.stages.export import parity_tolerance
+from cvpipe.report.content import NO_WORSE_MARGINS
+from cvpipe.runs import Run, data_root, open_run
+from cvpipe.stages.bundle_facts import describe_bundle
+from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import bundle_rule
 
-IMAGES_AT_A_TIME = 256
+IMAGES_AT_A_TIME = 32
+SPLITS = ("val", "test")
+NOT_COMPARED = ("run", "licences", "files", "sha256")
+STATUS = Path("/proc/self/status")
+BATCH_SIZES = (1, 32)
+NUM_ROUNDS = 5
+# What says that nothing is lost where probabilities are not the same.
+BY_ACCURACY = ("dynamic", "int8")
 
 
 def verify_bundle(bundle: Path, data: Path | None = None) -> dict[str, Any]:
-    """Predict val and test with the exported file and compare with the stored tables.
-
-    The file is used as an app would use it: `predict` on decoded images, not the code
-    path by which the run computed its tables.
+    """Check every file of a bundle, each in a process of its own, and store what was found.
 
     Args:
         bundle: Folder `runs/<run>/export/<contender>`.
         data: Folder of the images, if it is not where the run says.
 
     Returns:
-        What was written to `parity.json`: `passed`, and per format and split the largest
-        difference.
+        What was written to `parity.json`: `passed`, and for each file what `check_file` gives.
 
     Raises:
         InputError: The bundle or its run is incomplete, or the images are missing.
+        GateError: A check could not be made.
     """
-    if not (bundle / "bundle.json").exists():
+    facts, run = read_facts(bundle), run_of(bundle)
+    root, name = data_root(run, data), bundle.resolve().name
+    for split in SPLITS:  # now rather than in each process
+        check_images(run, root, run.predictions(split, name)["image_id"].tolist())
+    if not facts["files"]:
+        raise InputError(
+            f"{str(bundle)!r} holds no model file, none has passed the check; export one with: "
+            f"cvpipe export {bundle.parent.parent} --contender {name} --format litert"
+        )
+    formats = {
+        label: check_in_fresh_process(bundle, label, file_in(bundle, facts, label), root)
+        for label in facts["files"]
+    }
+    store_parity(bundle, formats)  # what was refused and is not there is forgotten
+    return read_parity(bundle)
+
+
+def read_facts(bundle: Path) -> dict[str, Any]:
+    """Load the `bundle.json` of a bundle.
+
+    Raises:
+        InputError: The folder is no bundle, or one of another version.
+    """
+    path = bundle / "bundle.json"
+    if not path.exists():
         raise InputError(
             f"{str(bundle)!r} is not a bundle (it has no bundle.json); give a folder such as "
             "runs/<run>/export/<contender>."
         )
-    facts = read_json(bundle / "bundle.json")
-    run = open_run(bundle.resolve().parent.parent)
-    config = run.config()
-    root = data_root(run, data)
-    set_threads(config.threads)
-    model = load_network(bundle / facts["files"]["keras"])
-    size = tuple(facts["input"]["image_size"])
-    hashes = run.manifest().set_index("image_id")["sha256"].to_dict()
-    tolerance = parity_tolerance(run, facts["contender"])
-    splits = {}
-    for split in ("val", "test"):
-        measured = run.predictions(split, facts["contender"])
-        paths = [root / image_id for image_id in measured["image_id"]]
-        check_images(measured["image_id"].tolist(), paths, hashes)
-        batches = load_batches(paths, size, bundle_rule(facts), IMAGES_AT_A_TIME, config.threads)
-        exported = np.concatenate([model.predict(batch, verbose=0) for batch in batches])
-        splits[split] = compare_probabilities(
-            frames.probabilities_of(measured), exported, tolerance
+    facts = read_json(path)
+    if facts.get("bundle_version") != BUNDLE_VERSION:
+        raise InputError(
+            f"{str(bundle)!r} is a bundle of version {facts.get('bundle_version')}, and version "
+            f"{BUNDLE_VERSION} was expected; make it anew with: cvpipe run --again"
         )
-    passed = all(result["passed"] for result in splits.values())
-    parity = {"passed": passed, "formats": {"keras": {"passed": passed, "splits": splits}}}
-    write_json(bundle / "parity.json", parity)
-    return parity
+    return facts
 
 
-def check_images(
-    image_ids: Sequence[str], paths: Sequence[Path], hashes: Mapping[str, str]
-) -> None:
+def file_in(bundle: Path, facts: Mapping[str, Any], label: str) -> Path:
+    """Find a file of a bundle.
+
+    Raises:
+        InputError: It has none of that label, or says that it lies elsewhere.
+    """
+    name = facts["files"][check_name("format", label, facts["files"])]
+    if name != file_name(*parse_label(label)):  # what stands in a file is not trusted
+        raise InputError(
+            f"the bundle.json of {str(bundle)!r} names {name!r} as its file in the format "
+            f"{label!r}, but that is {file_name(*parse_label(label))!r}; export it again."
+        )
+    return bundle / name
+
+
+def run_of(bundle: Path) -> Run:
+    """Open the run that a bundle lies in.
+
+    Raises:
+        InputError: It lies in none, or the run has no contender of the bundle's name.
+    """
+    path = bundle.resolve()
+    run = open_run(path.parent.parent)
+    check_name("contender", path.name, [c.name for c in run.config().contender])
+    return run
+
+
+def read_parity(bundle: Path) -> dict[str, Any]:
+    """Load what was found out about the files of a bundle."""
+    path = bundle / "parity.json"
+    return read_json(path) if path.exists() else {"passed": False, "formats": {}}
+
+
+def record(bundle: Path, label: str, result: Mapping[str, Any]) -> None:
+    """Store what was found out about a file."""
+    store_parity(bundle, {**read_parity(bundle)["formats"], label: result})
+
+
+def store_parity(bundle: Path, formats: Mapping[str, Any]) -> None:
+    """Store what was found out about all files that were made."""
+    passed = all(result["passed"] for result in formats.values())
+    write_json(bundle / "parity.json", {"passed": passed, "formats": formats})
+
+
+def check_in_fresh_process(bundle: Path, label: str, file: Path, root: Path) -> dict[str, Any]:
+    """Run `check_file` in a new process.
+
+    Raises:
+        GateError: The process ended without an answer.
+    """
+    # -P: no file in the user's working directory may stand in for a library.
+    command = [sys.executable, "-P", "-m", "cvpipe", "verify", str(bundle)]
+    options = ["--data", str(root), "--format", label, "--file", str(file), "--json"]
+    answer = subprocess.run(  # noqa: S603
+        [*command, *options], capture_output=True, text=True, check=False
+    )
+    if answer.returncode not in (0, 1) or not answer.stdout.strip():
+        raise GateError(
+            f"the exported file {str(file)!r} could not be checked (cvpipe verify ended with code "
+            f"{answer.returncode}):\n{answer.stderr.strip()}"
+        )
+    return json.loads(answer.stdout)
+
+
+def check_file(bundle: Path, label: str, file: Path, data: Path | None = None) -> dict[str, Any]:
+    """Check one file of a bundle.
+
+    Args:
+        bundle: The bundle.
+        label: What the file is, see `cvpipe.export.formats.parse_label`.
+        file: The file, which need not be listed in the bundle yet.
+        data: See `verify_bundle`.
+
+    Returns:
+        `passed`; `reason`, empty if it passed; per split the largest difference of any
+        probability; the accuracy on test, with what it lost against the measured predictions;
+        size, speed and memory.
+
+    Raises:
+        InputError: The images are missing or others.
+    """
+    facts, run = read_facts(bundle), run_of(bundle)
+    root = data_root(run, data)
+    job = Job(run.config(), root, run, Nobody())
+    format_name, precision = parse_label(label)
+    reasons = [
+        *wrong_facts(facts, describe_bundle(job, bundle.resolve().name)),
+        *wrong_hash(bundle, facts, label, file),
+    ]
+    reasons = reasons or [
+        f"it contains {operation}, which does not run everywhere or gives random numbers"
+        for operation in forbidden_in(operations_in(file, format_name), format_name)
+    ]
+    if reasons:  # nothing is read or computed of a file that is not what it says
+        return {"passed": False, "reason": "; ".join(reasons), "splits": {}}
+    result = compare_on_images(job, bundle.resolve().name, facts, label, file)
+    reasons = [
+        f"its probabilities differ by up to {found['largest_difference']:.2g} on {split}, and "
+        f"{found['tolerance']:g} is allowed"
+        for split, found in result["splits"].items()
+        if not found["passed"] and found["largest_difference"] is not None
+    ]
+    kept = result["accuracy"]
+    if not kept["sums_to_1"]:
+        reasons.append("its rows are no probabilities: one does not sum to 1")
+    elif precision in BY_ACCURACY and kept["no_worse"] != "shown":
+        reasons.append(
+            f"on {kept['n']} test images it is not shown that at most "
+            f"{100 * kept['margin']:g} points of accuracy are lost (the difference is "
+            f"{100 * kept['difference']:+.1f}, {100 * kept['low']:+.1f} to "
+            f"{100 * kept['high']:+.1f} points)"
+        )
+    return {"passed": not reasons, "reason": "; ".join(reasons), **result}
+
+
+def describe_check(label: str, result: Mapping[str, Any]) -> list[str]:
+    """Write what `check_file` found for a person."""
+    lines = [f"{label}: {'passed' if result['passed'] else 'NOT PASSED, ' + result['reason']}"]
+    lines += [
+        f"  {split}: largest difference {show(found['largest_difference'])} of "
+        f"{found['num_images']} images (allowed {found['tolerance']:g}), the same class for "
+        f"{found['same_class_fraction']:.2%}"
+        for split, found in result["splits"].items()
+    ]
+    if result["splits"]:
+        accuracy, speeds = result["accuracy"], result["milliseconds_per_image"]
+        alone, batch = speeds["1"], speeds[str(BATCH_SIZES[-1])]
+        size, memory = result["bytes"] / 1e6, result["peak_bytes"]
+        if accuracy["sums_to_1"]:
+            lines.append(
+                f"  accuracy on test {accuracy['value']:.1%} ({accuracy['value_low']:.1%} to "
+                f"{accuracy['value_high']:.1%}), {100 * accuracy['difference']:+.1f} points "
+                f"against the measured one ({100 * accuracy['low']:+.1f} to "
+                f"{100 * accuracy['high']:+.1f})"
+            )
+        lines.append(
+            f"  {size:.1f} MB, {alone:.1f} ms for one image, {batch:.1f} ms per image of a batch"
+            + (f", at most {memory / 1e6:,.0f} MB of memory" if memory else "")
+        )
+    return lines
+
+
+def show(difference: float | None) -> str:
+    """Write a difference of probabilities, which may not be a number."""
+    return "not a number" if difference is None else f"{difference:.2g}"
+
+
+def wrong_facts(facts: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Say where a `bundle.json` is not what the run says.
+
+    Not compared is what changes with places: the name of the run's folder, and the licence of the
+    images, which stands beside them.
+    """
+    expected = json.loads(json.dumps(expected))
+    keys = dict.fromkeys([*expected, *facts])
+    return [
+        f"bundle.json says {facts.get(key)!r} of {key!r}, and the run {expected.get(key)!r}"
+        for key in keys
+        if key not in NOT_COMPARED and facts.get(key) != expected.get(key)
+    ]
+
+
+def wrong_hash(bundle: Path, facts: Mapping[str, Any], label: str, file: Path) -> list[str]:
+    """Say whether a file is another than was exported; a new one has no hash yet."""
+    if label not in facts["files"] or file != file_in(bundle, facts, label):
+        return []
+    if not file.exists():
+        return [f"{file.name!r} is missing"]
+    is_other = hash_of(file) != facts["sha256"].get(label)
+    return [f"{file.name!r} is not the file that was exported, its hash differs"] * is_other
+
+
+def compare_on_images(
+    job: Job, bundle_name: str, facts: Mapping[str, Any], label: str, file: Path
+) -> dict[str, Any]:
+    """Predict val and test with a file and compare with the stored tables."""
+    name, threads = parse_label(label)[0], job.config.threads
+    before = peak_bytes()
+    if name in (KERAS, SAVED_MODEL):
+        set_threads(threads)
+    predict = open_file(file, name, threads)
+    tables, splits = {}, {}
+    for split in SPLITS:
+        measured = job.run.predictions(split, bundle_name)
+        batches = load_checked(job, facts, measured["image_id"].tolist())
+        exported = np.concatenate([predict(batch) for batch in batches])
+        splits[split] = compare_probabilities(
+            frames.probabilities_of(measured), exported, tolerance_of(label)
+        )
+        tables[split] = measured, exported
+    compared = compare_accuracy(job, *tables["test"])
+    some = tables["val"][0]["image_id"].tolist()[:IMAGES_AT_A_TIME]
+    (images,) = load_checked(job, facts, some)
+    speeds = {str(size): milliseconds_per_image(predict, images, size) for size in BATCH_SIZES}
+    return {
+        "splits": splits,
+        "accuracy": compared,
+        "bytes": bytes_of(file),
+        "milliseconds_per_image": speeds,
+        "peak_bytes": peak_bytes(),
+        "bytes_before_opening": before,
+    }
+
+
+def load_checked(job: Job, facts: Mapping[str, Any], image_ids: Sequence[str]) -> Any:
+    """Load images by what a bundle says, in batches; others than were measured are refused."""
+    check_images(job.run, job.root, image_ids)
+    paths = [job.root / image_id for image_id in image_ids]
+    size, rule = tuple(facts["input"]["image_size"]), bundle_rule(facts)
+    return load_batches(paths, size, rule, IMAGES_AT_A_TIME, job.config.threads)
+
+
+def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str, Any]:
+    """Score a file on test, and say what it lost against the measured predictions."""
+    margin, evaluate = NO_WORSE_MARGINS["holdout"], job.config.evaluate
+    # `not (a <= b)` instead of `a > b`, so that a NaN counts as bad.
+    if not (np.abs(exported.sum(axis=1, dtype=np.float64) - 1) <= frames.SUM_TOLERANCE).all():
+        missing = dict.fromkeys(("value", "value_low", "value_high", "difference", "low", "high"))
+        told = {"n": len(exported), "margin": margin, "no_worse": "not shown"}
+        return {**missing, **told, "sums_to_1": False}
+    table = frames.make_predictions(
+        measured["image_id"].tolist(), measured["label"].tolist(), exported, job.run.class_names()
+    )
+    groups = job.run.manifest().set_index("image_id")["group"]
+    settings = (job.config.seed, evaluate.resamples)
+    tables = {"measured": measured, "exported": table}
+    rows_of = compare_predictions("measured", tables, groups, *settings, margin=margin)
+    lost = rows_of[rows_of["metric"] == "accuracy"].iloc[0]
+    scores = score_predictions(table, groups, *settings)
+    own = scores[(scores["metric"] == "accuracy") & (scores["label"] == "")].iloc[0]
+    return {
+        "value": float(own["value"]),
+        "value_low": float(own["low"]),
+        "value_high": float(own["high"]),
+        **{key: float(lost[key]) for key in ("difference", "low", "high")},
+        "n": len(table),
+        "margin": margin,
+        "no_worse": str(lost["no_worse"]),
+        "sums_to_1": True,
+    }
+
+
+def milliseconds_per_image(
+    predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int
+) -> float:
+    """Measure how long a file takes for an image in batches of one size, the median of some."""
+    batch = np.resize(images, (batch_size, *images.shape[1:]))
+    predict(batch)  # prepares itself for the size
+    seconds = []
+    for _ in range(NUM_ROUNDS):
+        started = time.perf_counter()
+        predict(batch)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * float(np.median(seconds)) / batch_size
+
+
+def peak_bytes() -> int | None:
+    """Tell the most memory that this process has held; `None` where the system does not say."""
+    if STATUS.exists():  # where `getrusage` also counts the process that started this one
+        line = re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+        return 1024 * int(line[1]) if line else None
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def check_images(run: Run, root: Path, image_ids: Sequence[str]) -> None:
     """Check that the images are those that were measured.
 
     Raises:
         InputError: A file is missing or another one; a comparison would say nothing.
     """
-    for image_id, path in zip(image_ids, paths, strict=True):
-        if hash_file(path) != hashes[image_id]:
+    hashes = run.manifest().set_index("image_id")["sha256"].to_dict()
+    for image_id in image_ids:
+        if hash_file(root / image_id) != hashes[image_id]:
             raise InputError(
-                f"{str(path)!r} is not the image that the run was made with; give the folder of "
-                "the same images with --data DIR."
+                f"{str(root / image_id)!r} is not the image that the run was made with; give the "
+                "folder of the same images with --data DIR."
             )

@@ -20,6 +20,7 @@ def facts_of(fit="stretch", image_size=(6, 4)):
     return {
         "run": "photos-abc123",
         "contender": "linear_probe",
+        "files": {"keras": "model.keras"},
         "class_names": CLASS_NAMES,
         "input": {"image_size": list(image_size), "fit": fit},
         "test_metrics": [

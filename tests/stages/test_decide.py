@@ -14,11 +14,13 @@ from cvpipe.data.splits import first_half
 from cvpipe.errors import InputError
 from cvpipe.evaluation.intervals import wilson_interval
 from cvpipe.evaluation.means import mean_with_interval
+from cvpipe.export.bundle import BUNDLE_VERSION
 from cvpipe.files import read_json, write_json, write_table
 from cvpipe.frames import make_predictions, probabilities_of, targets_of
 from cvpipe.inference.calibration import fit_calibration
 from cvpipe.runs import Run, read_ledger
 from cvpipe.stages import evaluate
+from cvpipe.stages.bundle_facts import decisions_of
 from cvpipe.stages.calibration import calibrate, table_for_fitting
 from cvpipe.stages.decide import (
     ANSWERED_SHARES,
@@ -30,7 +32,6 @@ from cvpipe.stages.decide import (
     run_decide,
 )
 from cvpipe.stages.decide import decide as apply_point
-from cvpipe.stages.export import decisions_of
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.report import rebuild_report
 from cvpipe.stages.split import rows_of_split
@@ -439,7 +440,7 @@ def test_the_exported_bundle_has_what_was_frozen(run):
     (path,) = run.export_path.glob("*/bundle.json")
     facts = read_json(path)
     assert facts["decisions"] == read_json(run.decisions_path(facts["contender"]))
-    assert facts["bundle_version"] == 1
+    assert facts["bundle_version"] == BUNDLE_VERSION
     readme = (path.parent / "README.md").read_text(encoding="utf-8")
     assert "fitted on validation images and frozen before the test. To answer only" in readme
 

@@ -36,7 +36,7 @@ from cvpipe.stages.contenders import (
     stored_describer,
 )
 from cvpipe.stages.evaluate import run_evaluation
-from cvpipe.stages.export import write_bundle
+from cvpipe.stages.export import export_contender
 from cvpipe.stages.features import files_of
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.plan import check_names, estimate_seconds
@@ -44,7 +44,6 @@ from cvpipe.stages.report import rebuild_report
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.summary import accuracy_table
 from cvpipe.stages.unlike import score_files
-from cvpipe.stages.verify import verify_bundle
 from cvpipe.stages.view_figures import describe_crops
 
 ALL = list(VIEWS)
@@ -717,6 +716,7 @@ def test_new_files_are_predicted_by_a_network_in_its_view(network):
     check_new_files(network, "network", tolerance=1e-6)
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("view", [view for view in ALL if view != "multi_scale"])
 def test_an_exported_network_has_its_view_inside(network, view, tmp_path):
     """The file alone, on images of the size that it asks for, gives what was measured."""
@@ -725,8 +725,8 @@ def test_an_exported_network_has_its_view_inside(network, view, tmp_path):
     for split in ("val", "test"):
         contenders_module._adopt_chosen_view(copy, "network", split)
     shutil.rmtree(copy.export_path)
-    bundle = copy.export_path / "network"
-    write_bundle(job_of(copy, network), "network", bundle)
+    bundle, found = export_contender(copy, "network", "keras", root_of(network))
+    assert found["passed"], found
     facts = read_json(bundle / "bundle.json")
     size = copy.config().contender[0].image_size
     (loaded_size,) = sizes_to_load(view, size)
@@ -743,17 +743,11 @@ def test_an_exported_network_has_its_view_inside(network, view, tmp_path):
         }
         words = f"It looks at {num_views(view)} view(s) of {size[0]} x {size[1]} pixels (`{view}`)"
         assert words in (bundle / "README.md").read_text("utf-8")
-    parity = verify_bundle(bundle, root_of(network))
-    assert parity["passed"], parity
     table = copy.predictions("test", "network", view=view)
     paths = [root_of(network) / image_id for image_id in table["image_id"]]
     predicted = cvpipe.load(bundle).predict_proba(paths)
     expected = frames.probabilities_of(table)
     np.testing.assert_allclose(frames.probabilities_of(predicted), expected, rtol=0, atol=1e-6)
-
-
-def job_of(run, original):
-    return Job(run.config(), root_of(original), run, Nobody())
 
 
 def test_the_run_has_exported_what_it_measured(network):

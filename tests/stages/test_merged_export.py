@@ -7,7 +7,7 @@ import pytest
 
 import cvpipe
 from cvpipe import frames
-from cvpipe.export.bundle import KERAS_TOLERANCE, MERGED_TOLERANCE
+from cvpipe.export.bundle import KERAS_TOLERANCE
 from cvpipe.files import read_json, write_json
 from cvpipe.inference.calibration import FLOOR
 from cvpipe.inference.ensembling import Ensemble
@@ -15,18 +15,15 @@ from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras
 from cvpipe.models.heads import ends_with_linear_head
 from cvpipe.runs import Run
+from cvpipe.stages.bundle_facts import describe_bundle, networks_in
 from cvpipe.stages.contenders import load_network
 from cvpipe.stages.export import (
     contender_to_export,
-    describe_bundle,
+    export_contender,
     is_one_network,
     merge_members,
-    networks_in,
-    parity_tolerance,
-    write_bundle,
 )
 from cvpipe.stages.job import Job, Nobody
-from cvpipe.stages.verify import verify_bundle
 
 LENET = 'backbone = "lenet5"\nrecipe = "from_scratch"\nimage_size = [28, 35]\n'
 TRAINING = "epochs = 4, batch_size = 16, warmup_epochs = 0.25, early_stopping = false"
@@ -89,23 +86,20 @@ def test_what_can_be_one_network(merged):
     assert [c.name for c in config.contender if is_one_network(merged, config, c)] == ABLE
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("name", ABLE)
-def test_one_file_gives_the_measured_probabilities(name, merged, job, photos, tmp_path):
+def test_one_file_gives_the_measured_probabilities(name, merged, photos, tmp_path):
     """From the file, by Keras as an app calls it, and by `cvpipe.load` on files."""
-    bundle = tmp_path / merged.path.name / "export" / name
-    shutil.copytree(merged.path, tmp_path / merged.path.name, ignore=lambda *_: ["export"])
-    bundle.parent.mkdir()
-    write_bundle(job, name, bundle)
-    parity = verify_bundle(bundle, photos)
-    assert parity["passed"], parity
-    assert parity["formats"]["keras"]["splits"]["test"]["tolerance"] == parity_tolerance(
-        merged, name
-    )
+    folder = tmp_path / merged.path.name
+    copy = Run(shutil.copytree(merged.path, folder, ignore=lambda *_: ["export"]))
+    bundle, found = export_contender(copy, name, "keras", photos)
+    assert found["passed"], found
+    assert found["splits"]["test"]["tolerance"] == KERAS_TOLERANCE
     table = merged.predictions("test", name)
     paths = [photos / image_id for image_id in table["image_id"]]
     loaded = cvpipe.load(bundle).predict_proba(paths)
     np.testing.assert_allclose(
-        frames.probabilities_of(loaded), frames.probabilities_of(table), atol=MERGED_TOLERANCE
+        frames.probabilities_of(loaded), frames.probabilities_of(table), atol=KERAS_TOLERANCE
     )
     by_run = cvpipe.load(merged.path, contender=name).predict_proba(paths)
     np.testing.assert_allclose(
@@ -168,14 +162,6 @@ def test_a_bundle_says_what_is_inside(merged, job):
     assert "ensemble" not in describe_bundle(job, "plain")
     with pytest.raises(TypeError, match="'with_pixels' is not a network"):
         networks_in(job.config, contender_of(merged, "with_pixels"))
-
-
-def test_only_what_is_computed_otherwise_than_measured_has_a_wider_tolerance(merged):
-    for name in NETWORKS:
-        plain = name in ("plain", "moving") and merged.view(name) == "single"
-        expected = KERAS_TOLERANCE if plain else MERGED_TOLERANCE
-        assert parity_tolerance(merged, name) == expected
-    assert parity_tolerance(merged, "e_mean") == MERGED_TOLERANCE
 
 
 def test_a_mean_of_networks_does_not_count_as_a_linear_head(merged):

@@ -76,6 +76,14 @@ def test_negative_numbers_are_not_given_to_kernels_for_histograms(classifier, na
     check_names(config_of({**HOG, "features": ["hog", name], "classifier": "rbf_svm"}))
 
 
+def test_formats_of_exports_are_known():
+    raw = {"name": "a", "data": {"root": "x"}, "contender": [MAJORITY]}
+    check_names(validate_config({**raw, "export": {"formats": ["keras", "litert-int8"]}}))
+    message = "unknown format of an export 'tflite'; did you mean 'litert'"
+    with pytest.raises(InputError, match=message):
+        check_names(validate_config({**raw, "export": {"formats": ["tflite"]}}))
+
+
 def test_pipeline_file():
     plan = make_plan(Path("pipelines/a.toml"), ["seed=5"])
     assert plan.root.samefile("größe eins")

@@ -16,6 +16,7 @@ from cvpipe.config import NetworkContender
 from cvpipe.data.findings import findings_table, make_finding
 from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS
 from cvpipe.evaluation.metrics import accuracy
+from cvpipe.export.files import hash_of
 from cvpipe.files import write_json, write_table
 from cvpipe.runs import Run, open_run, read_ledger
 from cvpipe.stages.halves import rows_for_stopping
@@ -182,8 +183,9 @@ def test_verify_fails_when_the_file_is_another(run, finished, tmp_path):
         table.to_csv(path, index=False)
         answer = run_cvpipe("verify", copy / "export" / "linear_probe", cwd=finished.cwd)
         assert answer.returncode == 1, answer.stderr
-        assert "keras test: NOT EQUAL" in answer.stdout
-        assert "keras val: equal" in answer.stdout
+        assert "keras: NOT PASSED, its probabilities differ by up to 0." in answer.stdout
+        assert " on test, and 1e-05 is allowed" in answer.stdout
+        assert " on val, and" not in answer.stdout
         again = run_cvpipe("run", copy / "config.json", cwd=finished.cwd)
         assert again.returncode == 0, "the untouched run of the same config is unaffected"
     finally:
@@ -275,6 +277,9 @@ def test_a_model_file_with_code_in_it_is_refused(run, finished, tmp_path):
     bundle = tmp_path / "evil"
     shutil.copytree(run.export_path / "linear_probe", bundle)
     evil.save(bundle / "model.keras")
+    facts = json.loads((bundle / "bundle.json").read_text())
+    facts["sha256"]["keras"] = hash_of(bundle / "model.keras")  # or it would not even be opened
+    (bundle / "bundle.json").write_text(json.dumps(facts))
     answer = run_cvpipe("predict", bundle, bundle / "README.md", cwd=finished.cwd)
     assert answer.returncode != 0
     assert "Lambda" in answer.stderr

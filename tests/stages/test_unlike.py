@@ -17,7 +17,7 @@ from cvpipe.inference.unlike import bound_of, neighbour_distance
 from cvpipe.report.content import UNLIKE_COLUMNS
 from cvpipe.runs import Run
 from cvpipe.stages import unlike
-from cvpipe.stages.export import describe_unlike
+from cvpipe.stages.bundle_facts import describe_unlike
 from cvpipe.stages.halves import rows_for_fitting
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import load

@@ -1,0 +1,145 @@
+"""What an app, and whoever is responsible for it, must know about an exported model."""
+
+from dataclasses import asdict
+from typing import Any
+
+from cvpipe.config import Config, Contender, EnsembleContender, NetworkContender
+from cvpipe.data.images import DECODE_RULE, decode_rule
+from cvpipe.export.bundle import BUNDLE_VERSION
+from cvpipe.files import read_json
+from cvpipe.inference.crops import SINGLE, num_views, sizes_to_load
+from cvpipe.models.backbones import describe_weights
+from cvpipe.runs import Run, read_source
+from cvpipe.stages.ensembles import load_ensemble
+from cvpipe.stages.job import Job
+from cvpipe.stages.recipes import backbone_spec, members_of
+
+INSIDE = "inside the model"
+
+
+def describe_bundle(job: Job, name: str) -> dict[str, Any]:
+    """Collect what an app, and whoever is responsible for it, must know about a model."""
+    contender = next(c for c in job.config.contender if c.name == name)
+    networks = networks_in(job.config, contender)
+    specs = [backbone_spec(network) for network in networks]
+    metrics = job.run.metrics()
+    rows = metrics[
+        (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
+        & (metrics["contender"] == name)
+        & (metrics["split"] == "test")
+        & (metrics["label"] == "")
+    ]
+    source = read_source(job.root)
+    return {
+        "bundle_version": BUNDLE_VERSION,
+        "run": job.run.path.name,
+        "contender": name,
+        "is_the_chosen_contender": read_json(job.run.choice_path)["chosen"] == name,
+        "class_names": job.run.class_names(),
+        "input": {
+            "dtype": "uint8",
+            "colour": "RGB",
+            "image_size": list(size_to_load(job.run, networks[0])),
+            "decode_rule": DECODE_RULE,
+            **asdict(decode_rule(job.config.images, job.config.data)),
+            "preprocessing": INSIDE,
+        },
+        **describe_parts(job.run, contender),
+        "output": "probabilities in the order of class_names",
+        "calibration": describe_calibration(job.run, name),
+        "test_metrics": [
+            {
+                "metric": row.metric,
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+                "n": int(row.n),
+            }
+            for row in rows.itertuples()
+        ],
+        **describe_unlike(job, name),
+        **({"costs": job.config.evaluate.costs} if job.config.evaluate.costs else {}),
+        **decisions_of(job, name),
+        "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
+        "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
+        "licences": {
+            "weights": "; ".join(dict.fromkeys(describe_weights(spec) for spec in specs)),
+            "data": source.get("licence", "not stated"),
+        },
+        "limits": "The figures hold for images from the same source. Nothing is known about "
+        "other cameras, sites or populations; not a medical device.",
+    }
+
+
+def networks_in(config: Config, contender: Contender) -> list[NetworkContender]:
+    """List the networks that a contender consists of.
+
+    Raises:
+        TypeError: It consists of something else as well.
+    """
+    parts: list[Contender] = [contender]
+    if isinstance(contender, EnsembleContender):
+        parts = [*members_of(config, contender)]
+    networks = [part for part in parts if isinstance(part, NetworkContender)]
+    if len(networks) < len(parts):
+        raise TypeError(f"{contender.name!r} is not a network")
+    return networks
+
+
+def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
+    """Say what an ensemble is made of, and how a network sees an image if not as it is."""
+    if isinstance(contender, EnsembleContender):
+        ensemble = load_ensemble(run, contender.name)
+        facts = {
+            "weights": dict(zip(contender.members, ensemble.weights, strict=True)),
+            "views": {member: run.view(member) for member in contender.members},
+        }
+        facts |= {"intercepts": list(ensemble.intercepts)}
+        return {"ensemble": {"method": ensemble.method, **facts, "where": INSIDE}}
+    view = run.view(contender.name)
+    if view == SINGLE or not isinstance(contender, NetworkContender):
+        return {}
+    size = backbone_spec(contender).size
+    facts = {"kind": view, "passes": num_views(view), "crop_size": list(size)}
+    facts |= {"mean_of": run.config().evaluate.view_mean}
+    return {"view": {**facts, "where": INSIDE}}
+
+
+def describe_calibration(run: Run, name: str) -> dict[str, Any]:
+    """Say how a network's probabilities were calibrated."""
+    facts = read_json(run.fitted_calibration_path(name))
+    return {
+        "method": facts["method"],
+        "slopes": facts["slopes"],
+        "offsets": facts["offsets"],
+        "fitted_on": f"{facts['num_images']} validation images",
+        "where": INSIDE,
+    }
+
+
+def decisions_of(job: Job, name: str) -> dict[str, Any]:
+    """Read the frozen thresholds of a contender; empty in a run that has none."""
+    path = job.run.decisions_path(name)
+    return {"decisions": read_json(path)} if path.exists() else {}
+
+
+def describe_unlike(job: Job, name: str) -> dict[str, Any]:
+    """Say which answers an app should doubt; nothing where no bound was stored."""
+    bounds = job.run.unlike_bounds(name)
+    if not bounds:
+        return {}
+    rows = job.run.unlike()
+    on_test = rows[(rows["contender"] == name) & (rows["score"] == "probability")].iloc[0]
+    unlike = {
+        "score": "probability",
+        "meaning": "1 minus the largest probability; above the bound an image may be unlike the "
+        "training images",
+        "bound": bounds["probability"],
+        "flagged_fraction_of_test": on_test["flagged_fraction"],
+    }
+    return {"unlike": unlike}
+
+
+def size_to_load(run: Run, contender: NetworkContender) -> tuple[int, int]:
+    """Say to which size images are brought for a network, in its view."""
+    return sizes_to_load(run.view(contender.name), backbone_spec(contender).size)[0]
