@@ -106,3 +106,16 @@ def test_learning_curve_prints_a_row_for_each_contender(tmp_path):
     figures = [float(cell) for cell in rows[2][2:]]
     assert all(0 <= figure <= 100 for figure in figures)
     assert figures[5] > 10  # the half width on 16 test images
+
+
+@pytest.mark.slow  # half a minute: EfficientNet-Lite0
+def test_ensembles_prints_ratios():
+    sizes = ["--rounds", 1, "--images", 4, "--naive-images", 1]
+    answer = run_benchmark("ensembles.py", "ten_crop", *sizes)
+    (off,) = re.findall(r"^TensorFlow: largest difference from the naive way (\S+)$", answer, re.M)
+    assert float(off) < 1e-5
+    ratio = r"[\d.]+ / [\d.]+ / [\d.]+"
+    assert re.search(rf"^TensorFlow, ten crops against one view: {ratio} \(at most 9", answer, re.M)
+    answer = run_benchmark("ensembles.py", "snapshots", *sizes[:4], "--points", "block_15")
+    (off,) = re.findall(r"^block_15: largest difference from one network (\S+)$", answer, re.M)
+    assert float(off) < 1e-5
