@@ -1,13 +1,13 @@
 """What lies beside an exported model: its description for people, and the parity check."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cvpipe.errors import InputError
 from cvpipe.export.examples import examples_of
-from cvpipe.export.formats import FORMATS, parse_label
+from cvpipe.export.formats import FORMATS, LITERT, ONNX, parse_label
 
 BUNDLE_VERSION = 2
 # How far a probability may be from the measured one. A softmax computed twice in batches of
@@ -17,6 +17,12 @@ KERAS_TOLERANCE = 1e-5
 # The same of other formats by precision. Where weights are whole numbers of 8 bits, probabilities
 # move by more than any such bound, and it is the accuracy that must not be lost.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
+RUNTIME_NAME = "predict.py"
+RUNTIME_SENTENCE = f"""`python {RUNTIME_NAME} new.jpg` reads and resizes image files as in the \
+measurement, and predicts, where there is neither cvpipe nor TensorFlow: it needs NumPy, Pillow, \
+and `ai-edge-litert` or `onnxruntime`. (DICOM needs cvpipe.)
+
+"""
 OTHER_FILTER = (
     "Browsers and phones resize by filters of their own, and then the figures above are not quite "
     "those of the app: resize as above, or measure the app's own pictures with `cvpipe evaluate`."
@@ -96,6 +102,7 @@ On {accuracy["n"]} test images it named {accuracy["value"]:.1%} correctly (95 % 
 Pillow's bilinear filter \
 (`fit = "{facts["input"]["fit"]}"`), as in the measurement.
 
+{RUNTIME_SENTENCE if has_runtime(files) else ""}\
 {"".join(usage_of(label, file, facts) for label, file in files.items())}\
 With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency, 16-bit
 images and DICOM as in the measurement; the `input` of `bundle.json` has the rule. `parity.json` has
@@ -106,6 +113,11 @@ it.
 Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of the training images:
 {facts["licences"]["data"].rstrip(".")}.
 """
+
+
+def has_runtime(files: Iterable[str]) -> bool:
+    """Tell whether a bundle has a file that `predict.py` can open; `files` are labels."""
+    return any(parse_label(label)[0] in (LITERT, ONNX) for label in files)
 
 
 def usage_of(label: str, file: str, facts: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Hand a network to an app: one folder with files, what they are, and a proof of parity."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,12 +16,13 @@ from cvpipe.config import (
     EnsembleContender,
     NetworkContender,
 )
-from cvpipe.data.images import decode_rule
+from cvpipe.data.images import DECODE_RULE, decode_rule, read_image, resize_image
 from cvpipe.data.threads import load_batches
 from cvpipe.errors import GateError, InputError, check_name
-from cvpipe.export.bundle import bundle_readme
+from cvpipe.export.bundle import RUNTIME_NAME, bundle_readme, has_runtime
 from cvpipe.export.files import hash_of
 from cvpipe.export.formats import check_format, file_name, parse_label
+from cvpipe.export.runtime import DICOM_REFUSED, build_runtime
 from cvpipe.export.writing import write_file
 from cvpipe.files import atomic_path, read_json, write_json, write_text
 from cvpipe.inference.calibration import FLOOR, Scaling
@@ -37,6 +39,7 @@ from cvpipe.stages.contenders import load_network
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import best_on_val
 from cvpipe.stages.job import Job, Nobody, Watcher
+from cvpipe.stages.predict import bundle_rule
 from cvpipe.stages.recipes import members_of
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.verify import (
@@ -197,9 +200,18 @@ class _NotPassedError(Exception):
 
 
 def describe(bundle: Path, facts: Mapping[str, Any]) -> None:
-    """Write the description of a bundle, for programs and for people."""
+    """Write the description of a bundle, for programs and for people, and what opens its files."""
     write_text(bundle / "README.md", bundle_readme(facts))
+    if has_runtime(facts["files"]):
+        write_text(bundle / RUNTIME_NAME, runtime_text())
     write_json(bundle / "bundle.json", facts)
+
+
+@functools.cache
+def runtime_text() -> str:
+    """Gather the program that predicts with a bundle where there is no cvpipe."""
+    without = {"cvpipe.data.images._decode_dicom": DICOM_REFUSED}
+    return build_runtime(read_image, resize_image, bundle_rule, DECODE_RULE, without)
 
 
 def write_model(job: Job, name: str, label: str, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -142,6 +144,30 @@ def test_what_is_told_of_a_file_is_what_it_is(exported):
     assert sizes["litert-float16"] < 0.6 * sizes["litert"]
     names = {path.name for path in bundle.iterdir()}
     assert not [name for name in names if "partial" in name]
+
+
+def test_a_bundle_predicts_where_there_is_neither_cvpipe_nor_tensorflow(exported, photos, tmp_path):
+    bundle = shutil.copytree(bundle_of(exported), tmp_path / "moved")
+    table = exported.predictions("test", "small")
+    paths = [str(photos / image_id) for image_id in table["image_id"]]
+    code = (
+        "import runpy, sys\n"
+        "class Nothing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] in ('cvpipe', 'tensorflow', 'keras', 'cv2', 'pandas'):\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Nothing())\n"
+        f"sys.argv = [{str(bundle / 'predict.py')!r}, '--json', *{paths!r}]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    rows = json.loads(answer.stdout)
+    given = [[row["probabilities"][name] for name in exported.class_names()] for row in rows]
+    np.testing.assert_allclose(given, frames.probabilities_of(table), atol=1e-4)
+    assert "`python predict.py new.jpg` reads" in (bundle / "README.md").read_text()
 
 
 @pytest.mark.usefixtures("in_this_process")
