@@ -11,7 +11,7 @@ shape `(n, num_classes)` under the name `probabilities`. What precisions differ 
 - `"dynamic"`: the large weights are kept in 8 bits, with a scale for each output channel.
   Activations stay in float32, or are rounded to 8 bits on the fly, each image by its own range.
 - `"int8"`: weights and activations are kept in 8 bits, activations by ranges that were measured
-  on representative images. What follows the network's logits stays in float32.
+  on representative images. The network's head and what follows it stay in float32.
 """
 
 from collections.abc import Mapping

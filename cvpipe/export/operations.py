@@ -200,6 +200,9 @@ def _in_keras(path: Path) -> Iterator[str]:
 def _keras_kind(entry: Mapping[str, Any]) -> str:
     """Name the class that an entry of a Keras configuration describes; `""` if it is none."""
     kind, module = entry.get("class_name", ""), entry.get("module") or ""
+    code = entry.get("value") if len(entry) == 1 else None
+    if isinstance(code, list) and code and isinstance(code[0], str):
+        return "__lambda__"  # as an activation it is written without its class
     if kind.startswith("__"):
         return kind if kind == "__lambda__" else ""  # the others describe tensors and slices
     if not kind or module == "keras" or module.startswith("keras."):

@@ -6,12 +6,14 @@ ONNX can leave out what a layer computes with beside its weights.
 
 Rounding activations to 8 bits stops where the logits begin. Rounded to 256 steps, no probability
 could be above 0.996 or between 0 and 0.004, and the logarithms that merged and calibrated networks
-take of them would be far off; a head in `float32` costs next to nothing.
+take of them would be far off; a head in `float32` costs next to nothing. (LiteRT's `"dynamic"`
+rounds the weights of the head as well: its converter leaves no choice.)
 """
 
 import importlib
 import re
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -101,7 +103,11 @@ def write_file(
         _write_saved_model(model, path)
     else:
         # On Windows a file that is still mapped into memory cannot be deleted.
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, closed_stderr():
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+            closed_stderr(),
+            warnings.catch_warnings(action="ignore"),  # of what the converters themselves use
+        ):
             saved_model = Path(folder) / SAVED_MODEL
             _write_saved_model(model, saved_model)
             CONVERTERS[name](saved_model, path, precision, rows)
@@ -305,11 +311,12 @@ def _narrow_weights(network: Any, precision: str) -> None:
     """
     onnx = importlib.import_module("onnx")
     graph, widening = network.graph, []
+    tail = {name for n in _from_logits_on(_steps_of_onnx(graph)) for name in graph.node[n].input}
     for weights in list(graph.initializer):
         values = onnx.numpy_helper.to_array(weights)
         if values.dtype != np.float32 or values.size < SMALLEST_ROUNDED:
             continue
-        axis = _channels_axis(graph, weights.name, values.ndim)
+        axis = None if weights.name in tail else _channels_axis(graph, weights.name, values.ndim)
         arrays = _to_float16(values) if precision == FLOAT16 else _to_int8(values, axis)
         if not arrays:
             continue
@@ -325,6 +332,10 @@ def _narrow_weights(network: Any, precision: str) -> None:
     steps = [*widening, *graph.node]  # a copy, before the list is emptied
     del graph.node[:]
     graph.node.extend(steps)
+
+
+def _steps_of_onnx(graph: Any) -> list[Step]:
+    return [Step(node.op_type, node.input, node.output) for node in graph.node]
 
 
 def _channels_axis(graph: Any, name: str, num_axes: int) -> int | None:
@@ -372,7 +383,7 @@ def _quantise_onnx(network: Any, images: np.ndarray) -> Any:
     network = _fold(network)
     for number, node in enumerate(network.graph.node):
         node.name = f"{node.op_type}_{number}"  # what is left out below is told by its name
-    steps = [Step(node.op_type, node.input, node.output) for node in network.graph.node]
+    tail = _from_logits_on(_steps_of_onnx(network.graph))
     # So that it does not recommend what `_fold` has done.
     quantization.quant_utils.add_pre_process_metadata(network)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
@@ -382,7 +393,7 @@ def _quantise_onnx(network: Any, images: np.ndarray) -> Any:
             path,
             _OneByOne(images),
             op_types_to_quantize=list(INTEGER_OPERATIONS),
-            nodes_to_exclude=[network.graph.node[n].name for n in _from_logits_on(steps)],
+            nodes_to_exclude=[network.graph.node[number].name for number in tail],
             per_channel=True,
             # Weights of 7 bits: with 8, sums overflow on processors without instructions for them.
             reduce_range=True,
