@@ -26,6 +26,7 @@ from cvpipe.classifiers.table import (
     Classifier,
 )
 from cvpipe.errors import TooLittleToLearnError, check_name
+from cvpipe.numerics import one_thread
 
 # Columns of a search after those of the hyperparameters.
 SCORE_COLUMNS = ["mean", "std", "folds"]
@@ -200,10 +201,9 @@ def predictor_of(estimator: Any) -> Callable[[np.ndarray], np.ndarray]:
     It computes in one thread. With more, the last digits of a sum may change, and trees take
     longer to share out than to walk.
     """
-    from threadpoolctl import threadpool_limits
 
     def predict_proba(features: np.ndarray) -> np.ndarray:
-        with threadpool_limits(1):
+        with one_thread():
             return np.asarray(estimator.predict_proba(features))
 
     return predict_proba
@@ -257,11 +257,10 @@ class _Scorer:
     def score(self, settings: Sequence[Setting]) -> np.ndarray:
         """Score settings; shape `(num_settings, num_folds)`."""
         import joblib
-        from threadpoolctl import threadpool_limits
 
         def score_together(numbers: Sequence[int], fold: Fold) -> list[float]:
             # OpenMP counts threads for each thread anew, so the limit around all does not hold.
-            with threadpool_limits(1):
+            with one_thread():
                 together = [settings[number] for number in numbers]
                 answers = self._predict(together, *fold, self.targets, self.weights)
                 return [self._score(answer, fold[1]) for answer in answers]
@@ -386,11 +385,10 @@ def _fits_at_a_time(threads: int) -> Iterator[None]:
     """
     import joblib
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     with (
         joblib.parallel_config(backend="threading", n_jobs=threads),
-        threadpool_limits(1),
+        one_thread(),
         warnings.catch_warnings(),
     ):
         # A net is trained for so many epochs, a hinge solved in so many passes: what came out is

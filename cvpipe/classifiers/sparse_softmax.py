@@ -3,13 +3,13 @@
 import warnings
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from cvpipe.classifiers.losses import softmax_loss
+from cvpipe.numerics import softmax
 
 
 class SparseSoftmax(ClassifierMixin, BaseEstimator):
@@ -88,7 +88,7 @@ class SparseSoftmax(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, features: np.ndarray) -> np.ndarray:
         """Compute probabilities; shape `(n, num_classes)`."""
-        return softmax(self._scores(features), axis=1)
+        return softmax(self._scores(features))
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Name the most probable class; shape `(n,)`."""
@@ -121,7 +121,7 @@ class _Problem:
         return float(loss + self.l2 / 2 * (table[:-1] ** 2).sum())
 
     def gradient(self, table: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        errors = self.shares[:, None] * (softmax(scores, axis=1) - self.one_hot)
+        errors = self.shares[:, None] * (softmax(scores) - self.one_hot)
         slopes = np.empty_like(table)
         slopes[:-1] = self.rows.T @ errors + self.l2 * table[:-1]
         slopes[-1] = errors.sum(axis=0)

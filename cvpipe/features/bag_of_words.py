@@ -19,12 +19,13 @@ from cvpipe.features.codebook import (
 )
 from cvpipe.features.dense_descriptors import (
     CELLS_PER_SIDE,
-    check_grid,
+    check_patch_grid,
     dense_descriptors,
     grid_patches,
     patch_places,
 )
 from cvpipe.features.spatial_pyramid import MAX_LEVELS, pool
+from cvpipe.numerics import one_thread
 from cvpipe.opencv import import_cv2
 
 PATCH_NOISE = 10.0  # variance added to that of a patch, of grey levels from 0 to 255
@@ -117,7 +118,7 @@ class BagOfWords(ImageTransformer):
         check_number(self.title, "step_pixels", self.step_pixels, 1, min(image_size))
         check_number(self.title, "patch_pixels", self.patch_pixels, 2, min(image_size))
         if self.descriptor == "sift":
-            check_grid(self.title, image_size, self.step_pixels, self.cell_pixels)
+            check_patch_grid(self.title, image_size, self.step_pixels, self.cell_pixels)
 
     def word_tiles(self) -> np.ndarray:
         """Show the words of patches as pictures.
@@ -162,8 +163,6 @@ class BagOfWords(ImageTransformer):
         return grid_patches(image_size, self.step_pixels, sides)
 
     def _learn(self, images: np.ndarray) -> None:
-        from threadpoolctl import threadpool_limits
-
         if self.descriptor == "patches":
             sample = random_patches(images, self.patch_pixels, self.num_samples, self.random_state)
         else:
@@ -171,15 +170,13 @@ class BagOfWords(ImageTransformer):
         self.words_ = learn_codebook(sample, self.num_words, self.random_state)
         if self.weighting == "tf_idf":
             num_images = np.zeros(self.num_words, dtype=np.int64)
-            with threadpool_limits(1):
+            with one_thread():
                 for row in self._pooled(images, levels=1):
                     num_images += row > 0
             self.idf_ = np.log(len(images) / np.maximum(num_images, 1)).astype(np.float32)
 
     def _describe(self, images: np.ndarray) -> np.ndarray:
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(1):
+        with one_thread():
             rows = np.stack(list(self._pooled(images, self.levels)))
         if self.weighting == "square_root":
             rows = np.sqrt(rows)

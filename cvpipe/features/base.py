@@ -69,7 +69,7 @@ class ImageTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Raises:
             InputError: The images are no such array, or have another size.
         """
-        check_is_fitted(self, "n_features_out_")
+        self.check_fitted()
         self._check_images(images)
         if images.shape[1:3] != self.image_size_:
             raise InputError(
@@ -79,6 +79,14 @@ class ImageTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if not len(images):
             return np.empty((0, self.n_features_out_), dtype=np.float32)
         return self._describe(images)
+
+    def check_fitted(self) -> None:
+        """Check that `fit` was called.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: It was not.
+        """
+        check_is_fitted(self, "n_features_out_")
 
     @property
     def _n_features_out(self) -> int:

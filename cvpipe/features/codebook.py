@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from cvpipe.errors import TooLittleToLearnError
+from cvpipe.numerics import one_thread
 
 BLOCK_IMAGES = 8  # described at a time while sampling
 CANDIDATES_PER_WORD = 6  # among which k-means++ chooses the first centres
@@ -88,7 +89,6 @@ def learn_codebook(samples: np.ndarray, num_words: int, random_state: int) -> np
     """
     from sklearn.cluster import KMeans, kmeans_plusplus
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
 
     if len(samples) < num_words:
         raise TooLittleToLearnError(
@@ -98,7 +98,7 @@ def learn_codebook(samples: np.ndarray, num_words: int, random_state: int) -> np
     num_candidates = min(len(samples), CANDIDATES_PER_WORD * num_words)
     rng = np.random.default_rng(random_state)
     candidates = samples[rng.choice(len(samples), num_candidates, replace=False)]
-    with threadpool_limits(1), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         # It warns of words that are there more than once.
         warnings.simplefilter("ignore", ConvergenceWarning)
         first, _ = kmeans_plusplus(candidates, num_words, random_state=random_state)

@@ -75,7 +75,7 @@ def dense_descriptors(
         know to improve object retrieval", CVPR 2012, section 3 (square roots).
     """
     num_images, height, width = images.shape[:3]
-    check_grid("a grid of descriptors", (height, width), step_pixels, cell_pixels)
+    check_patch_grid("a grid of descriptors", (height, width), step_pixels, cell_pixels)
     grids = [_Grid.of((height, width), step_pixels, cell) for cell in cell_pixels]
     ends = np.cumsum([0, *(math.prod(grid.size) for grid in grids)]).tolist()
     descriptors = np.empty((num_images, ends[-1], DESCRIPTOR_LENGTH), dtype=np.float32)
@@ -116,7 +116,7 @@ def descriptor_places(
         >>> descriptor_places((16, 40), step_pixels=8, cell_pixels=(4,)).tolist()[:3]
         [[0.5, 0.20000000298023224], [0.5, 0.4000000059604645], [0.5, 0.6000000238418579]]
     """
-    check_grid("a grid of descriptors", image_size, step_pixels, cell_pixels)
+    check_patch_grid("a grid of descriptors", image_size, step_pixels, cell_pixels)
     sides = [CELLS_PER_SIDE * cell for cell in cell_pixels]
     return patch_places(grid_patches(image_size, step_pixels, sides), image_size)
 
@@ -131,7 +131,7 @@ def count_places(image_size: ImageSize, step_pixels: int, cell_pixels: tuple[int
     return len(descriptor_places(image_size, step_pixels, cell_pixels))
 
 
-def check_grid(
+def check_patch_grid(
     title: str, image_size: ImageSize, step_pixels: int, cell_pixels: tuple[int, ...]
 ) -> None:
     """Check that there is at least one patch of each size in an image.

@@ -9,10 +9,11 @@ from cvpipe.features.base import ImageSize, ImageTransformer, check_number
 from cvpipe.features.codebook import BLOCK_IMAGES, MAX_SAMPLES, sample_rows
 from cvpipe.features.dense_descriptors import (
     DESCRIPTOR_LENGTH,
-    check_grid,
+    check_patch_grid,
     dense_descriptors,
     descriptor_places,
 )
+from cvpipe.numerics import one_thread
 
 # Of the mean variance of all dimensions, what no Gaussian's variance is below. A Gaussian that
 # shrinks to a few equal descriptors would otherwise outweigh all others.
@@ -96,11 +97,10 @@ class FisherVectors(ImageTransformer):
         check_number(self.title, "num_gaussians", self.num_gaussians, 2, MAX_GAUSSIANS)
         check_number(self.title, "num_dimensions", self.num_dimensions, 1, DESCRIPTOR_LENGTH)
         check_number(self.title, "num_samples", self.num_samples, self.num_gaussians, MAX_SAMPLES)
-        check_grid(self.title, image_size, self.step_pixels, self.cell_pixels)
+        check_patch_grid(self.title, image_size, self.step_pixels, self.cell_pixels)
 
     def _learn(self, images: np.ndarray) -> None:
         from sklearn.mixture import GaussianMixture
-        from threadpoolctl import threadpool_limits
 
         samples = sample_rows(self._placed_descriptors, images, self.num_samples, self.random_state)
         samples = samples[_has_contrast(samples)]
@@ -110,7 +110,7 @@ class FisherVectors(ImageTransformer):
                 "descriptors of patches with contrast; lower num_gaussians or step_pixels, raise "
                 "num_samples or give more images."
             )
-        with threadpool_limits(1):
+        with one_thread():
             descriptors = samples[:, :DESCRIPTOR_LENGTH]
             self.centre_, self.axes_ = principal_axes(descriptors, self.num_dimensions)
             points = self._project(samples)
@@ -127,10 +127,8 @@ class FisherVectors(ImageTransformer):
         self.variances_ = mixture.covariances_.astype(np.float64)
 
     def _describe(self, images: np.ndarray) -> np.ndarray:
-        from threadpoolctl import threadpool_limits
-
         rows = np.zeros((len(images), 2 * self.means_.size), dtype=np.float32)
-        with threadpool_limits(1):
+        with one_thread():
             for number, descriptors in enumerate(self._placed_by_image(images)):
                 kept = descriptors[_has_contrast(descriptors)]
                 if len(kept):

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from cvpipe.errors import InputError
 from cvpipe.features.base import ImageSize, ImageTransformer, check_choice, check_number
@@ -130,7 +129,7 @@ class HistogramOfOrientedGradients(ImageTransformer):
         Raises:
             InputError: The rows have another length than `transform` gives.
         """
-        check_is_fitted(self, "n_features_out_")
+        self.check_fitted()
         if rows.ndim != 2 or rows.shape[1] != self.n_features_out_:
             raise InputError(
                 f"rows of {self.title} must be of shape (n, {self.n_features_out_}), but are of "

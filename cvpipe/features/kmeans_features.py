@@ -7,6 +7,7 @@ from cvpipe.features.bag_of_words import normalise_patches, random_patches
 from cvpipe.features.base import ImageSize, ImageTransformer, check_choice, check_number
 from cvpipe.features.codebook import MAX_SAMPLES, MAX_WORDS, learn_codebook
 from cvpipe.features.grid import cell_borders, check_grid
+from cvpipe.numerics import one_thread
 from cvpipe.opencv import import_cv2
 
 WHITENING_NOISE = 0.1  # added to the variances of patches whose values vary by about 1
@@ -121,19 +122,15 @@ class KMeansFeatures(ImageTransformer):
         return np.repeat(tiles, 3 // tiles.shape[3], axis=3)
 
     def _learn(self, images: np.ndarray) -> None:
-        from threadpoolctl import threadpool_limits
-
         values = images if self.colour == "colour" else np.stack([_grey(image) for image in images])
         patches = random_patches(values, self.patch_pixels, self.num_samples, self.random_state)
-        with threadpool_limits(1):
+        with one_thread():
             self.mean_, self.whitening_ = learn_whitening(patches)
             patches -= self.mean_
             patches = patches @ self.whitening_
         self.words_ = learn_codebook(patches, self.num_words, self.random_state)
 
     def _describe(self, images: np.ndarray) -> np.ndarray:
-        from threadpoolctl import threadpool_limits
-
         num_lines, line_length = self._count_places((images.shape[1], images.shape[2]))
         shares = np.kron(
             cell_shares(num_lines, self.grid, self.interpolate),
@@ -141,7 +138,7 @@ class KMeansFeatures(ImageTransformer):
         )
         block_lines = max(1, BLOCK_PATCHES // line_length)
         means = np.zeros((len(images), len(shares), len(self.words_)), dtype=np.float32)
-        with threadpool_limits(1):
+        with one_thread():
             for image, cells in zip(images, means, strict=True):
                 windows = self._windows(image)
                 # What a block is depends on settings and size alone, and so do the last bits.

@@ -168,7 +168,20 @@ def mirrored_spectrum(grey: np.ndarray, num_scales: int) -> np.ndarray:
     margin = margin_pixels(num_scales)
     after = [padded_side(side, num_scales) - margin - side for side in grey.shape]
     mirrored = cv2.copyMakeBorder(grey, margin, after[0], margin, after[1], cv2.BORDER_REFLECT)
-    return scipy.fft.fft2(mirrored, workers=1)
+    return transform(mirrored)
+
+
+def transform(values: np.ndarray) -> np.ndarray:
+    """Transform an image, `float32`, into its spectrum, `complex64`.
+
+    By SciPy: the whole feature takes 1.4 times as long with NumPy, which does one row at a time.
+    """
+    return scipy.fft.fft2(values, workers=1)
+
+
+def invert(spectra: np.ndarray, axis: int) -> np.ndarray:
+    """Transform spectra, `complex64`, back along one axis; they may be overwritten."""
+    return scipy.fft.ifft(spectra, axis=axis, overwrite_x=True, workers=1)
 
 
 @dataclass(frozen=True)
@@ -206,8 +219,8 @@ class GaborFilters:
         windows = np.take(spectrum, self.places)
         windows *= self.weights
         # Axis by axis, so that rows of samples outside the image are dropped halfway.
-        inside = scipy.fft.ifft(windows, axis=1, overwrite_x=True, workers=1)[:, : rows[-1]]
-        responses = scipy.fft.ifft(inside, axis=2, workers=1)
+        inside = invert(windows, axis=1)[:, : rows[-1]]
+        responses = invert(inside, axis=2)
         energy = np.abs(responses[:, :, : columns[-1]])
         sums = np.add.reduceat(np.add.reduceat(energy, rows[:-1], axis=1), columns[:-1], axis=2)
         return np.moveaxis(sums / np.outer(np.diff(rows), np.diff(columns)), 0, 2)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cvpipe.errors import InputError, check_name
+from cvpipe.numerics import softmax
 
 # Of what counts (neighbours, trees), 0 means seen never, not impossible. As in the log loss.
 FLOOR = 1e-7
@@ -43,7 +44,7 @@ class Scaling:
         """Calibrate probabilities of shape `(n, num_classes)`."""
         if self.changes_nothing:
             return probabilities
-        return _softmax(_log(probabilities, self.floor) * self.slopes + self.offsets)
+        return softmax(floored_log(probabilities, self.floor) * self.slopes + self.offsets)
 
     @property
     def changes_nothing(self) -> bool:
@@ -151,14 +152,14 @@ def _fit_none(probabilities: np.ndarray, _: np.ndarray, floor: float) -> Scaling
 
 def _fit_temperature(probabilities: np.ndarray, targets: np.ndarray, floor: float) -> Scaling:
     num_classes = probabilities.shape[1]
-    logs, share = _log(probabilities, floor), np.ones((1, num_classes))
+    logs, share = floored_log(probabilities, floor), np.ones((1, num_classes))
     (slope,) = _minimise(logs, targets, share, num_offsets=0)
     return Scaling((float(slope),) * num_classes, (0.0,) * num_classes, floor)
 
 
 def _fit_vector(probabilities: np.ndarray, targets: np.ndarray, floor: float) -> Scaling:
     num_classes = probabilities.shape[1]
-    logs, share = _log(probabilities, floor), np.eye(num_classes)
+    logs, share = floored_log(probabilities, floor), np.eye(num_classes)
     values = _minimise(logs, targets, share, num_offsets=num_classes)
     slopes, offsets = values[:num_classes].tolist(), values[num_classes:].tolist()
     return Scaling(tuple(slopes), tuple(offsets), floor)
@@ -182,7 +183,7 @@ def _minimise(
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         slopes, offsets = values[: len(share)], values[len(share) :]
-        fitted = _softmax(logs * (slopes @ share) + (offsets if num_offsets else 0.0))
+        fitted = softmax(logs * (slopes @ share) + (offsets if num_offsets else 0.0))
         likelihoods = np.maximum((fitted * one_hot).sum(axis=1), NETWORK_FLOOR)
         error = fitted - one_hot
         by_slope = share @ (error * logs).sum(axis=0)
@@ -218,10 +219,6 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, float], Calibration]] = {
 }
 
 
-def _log(probabilities: np.ndarray, floor: float) -> np.ndarray:
+def floored_log(probabilities: np.ndarray, floor: float) -> np.ndarray:
+    """Take logarithms of probabilities; smaller ones than the floor count as that."""
     return np.log(np.maximum(probabilities, floor))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from cvpipe.errors import InputError, check_name
-from cvpipe.inference.calibration import FLOOR
+from cvpipe.inference.calibration import FLOOR, floored_log
 from cvpipe.inference.crops import SUM_TOLERANCE
+from cvpipe.numerics import one_thread, softmax
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ class Ensemble:
         if pool == "vote":
             return _vote(members)
         if pool == "logarithmic":
-            logits = _weighted_sum(self.weights, _log(members))
-            return _softmax(logits + np.array(self.intercepts or 0.0))
+            logits = _weighted_sum(self.weights, floored_log(members, FLOOR))
+            return softmax(logits + np.array(self.intercepts or 0.0))
         return _normalise(_weighted_sum(self.weights, members))
 
 
@@ -335,21 +336,20 @@ def fit_stacking(members: np.ndarray, targets: np.ndarray, penalty: float) -> En
         at least 0).
     """
     from scipy.optimize import minimize
-    from threadpoolctl import threadpool_limits
 
     members = _check_members(members)
     targets = _check_targets(targets, members)
     if not (0 < penalty < np.inf):
         raise InputError(f"penalty is {penalty}; pass a number above 0.")
     num_members, n, num_classes = members.shape
-    logs, one_hot = _log(members), np.eye(num_classes)[targets]
+    logs, one_hot = floored_log(members, FLOOR), np.eye(num_classes)[targets]
     start = np.concatenate([np.full(num_members, 1 / num_members), np.zeros(num_classes)])
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         logits = _weighted_sum(values[:num_members], logs) + values[num_members:]
         logits -= logits.max(axis=1, keepdims=True)
         true_logits = logits[np.arange(n), targets]
-        error = _softmax(logits) - one_hot
+        error = softmax(logits) - one_hot
         away = values - start
         value = (np.log(np.exp(logits).sum(axis=1)) - true_logits).sum() + penalty / 2 * away @ away
         slopes = np.concatenate([(logs * error).sum(axis=(1, 2)), error.sum(axis=0)])
@@ -357,7 +357,7 @@ def fit_stacking(members: np.ndarray, targets: np.ndarray, penalty: float) -> En
 
     bounds = [(0, None)] * num_members + [(None, None)] * num_classes
     options = {"ftol": 1e-14, "gtol": 1e-8, "maxiter": 1000}
-    with threadpool_limits(1):  # of some ten unknowns: more threads would only wait for each other
+    with one_thread():  # of some ten unknowns: more threads would only wait for each other
         found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     weights, intercepts = found.x[:num_members], found.x[num_members:]
     return Ensemble("stacking", tuple(weights.tolist()), tuple(intercepts.tolist()))
@@ -400,7 +400,7 @@ def choose_penalty(
         for position, penalty in enumerate(PENALTIES):
             fitted = fit_stacking(rest, rest_targets, penalty).apply(members[:, held_out])
             likelihoods = fitted[np.arange(held_out.sum()), targets[held_out]]
-            losses[position] -= _log(likelihoods).sum()
+            losses[position] -= floored_log(likelihoods, FLOOR).sum()
     return PENALTIES[losses.argmin()]
 
 
@@ -550,14 +550,6 @@ def _errors(members: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Mark with 1 what each member names wrongly, `float64 (num_members, n)`."""
     members = _check_members(members)
     return (members.argmax(axis=2) != _check_targets(targets, members)).astype(np.float64)
-
-
-def _log(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probabilities, FLOOR))
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return _normalise(np.exp(logits - logits.max(axis=1, keepdims=True)))
 
 
 def _normalise(values: np.ndarray) -> np.ndarray:

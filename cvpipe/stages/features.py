@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from cvpipe.cache import cache_root, cached_rows
 from cvpipe.config import Config
@@ -32,6 +31,7 @@ from cvpipe.models.deep_features import DeepFeature
 from cvpipe.models.features import BATCH_SIZE, build_frozen_embed
 from cvpipe.models.framework import list_devices, set_threads
 from cvpipe.models.runtimes import TENSORFLOW, runtime_identity
+from cvpipe.numerics import one_thread
 from cvpipe.opencv import check_builds, installed_builds
 from cvpipe.stages.job import Watcher
 from cvpipe.stages.recipes import AnyFeature, known_features
@@ -387,7 +387,7 @@ def _fit(
     for batch in load_batches(paths, feature.image_size, rule, BATCH_SIZE, threads):
         images[start : start + len(batch)] = batch
         start += len(batch)
-    with threadpool_limits(1):  # more threads sum in another order
+    with one_thread():  # more threads sum in another order
         return feature.build(seed % 2**32).fit(images)
 
 
@@ -488,7 +488,7 @@ def from_images(
         batches = load_sizes(paths, sizes, rule, images_per_batch, threads)
         if not one_thread_each:
             return np.concatenate([describe_batch(batch) for batch in batches])
-        with threadpool_limits(1):
+        with one_thread():
             return np.concatenate(list(ordered_map(describe_batch, batches, threads)))
 
     return describe

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from cvpipe import frames
 from cvpipe.classifiers.table import CLASSIFIERS
@@ -38,6 +37,7 @@ from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS, find_suspects
 from cvpipe.features.table import Feature
 from cvpipe.files import write_table
 from cvpipe.models.deep_features import DeepFeature
+from cvpipe.numerics import one_thread
 from cvpipe.stages.features import files_of, fixed_describer, setup_of
 from cvpipe.stages.fingerprint import counted
 from cvpipe.stages.job import Job, Watcher
@@ -132,7 +132,7 @@ def predict_out_of_fold(rows: pd.DataFrame, features: np.ndarray, seed: int) -> 
         held_out = folds == fold
         estimator = CLASSIFIERS["softmax"].build(C)
         # More threads make these small fits slower, and change the order of sums.
-        with threadpool_limits(1):
+        with one_thread():
             estimator.fit(features[~held_out], targets[~held_out])
             # Where groups mix classes, a class may be missing from the train rows of a fold.
             columns = np.ix_(held_out, estimator.classes_)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
@@ -42,6 +41,7 @@ from cvpipe.models.deep_features import DeepFeature
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import set_threads
 from cvpipe.models.heads import backbone_of, head_weights
+from cvpipe.numerics import one_thread
 from cvpipe.report.content import UNLIKE_COLUMNS
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.calibration import load_calibration
@@ -174,7 +174,7 @@ def score_rows(
     features = np.empty((len(rows), 0))
     if parts:
         features = features_of(job, stored_describer(job.run, contender), rows)
-    with threadpool_limits(1):  # as everywhere: more threads sum in another order
+    with one_thread():  # as everywhere: more threads sum in another order
         return score_images(parts, frames.probabilities_of(of_rows), features)
 
 
@@ -352,7 +352,7 @@ def score_files(
     mean_of = run.config().evaluate.view_mean
     predict = average_over_views(load_predictor(run, contender), view, mean_of)
     probabilities = calibrated(predict, load_calibration(run, contender.name))(seen)
-    with threadpool_limits(1):
+    with one_thread():
         return score_images(load_parts(run, contender.name), probabilities, features)
 
 
@@ -389,7 +389,7 @@ def find_unlike(path: Path, contender: str, predictions: pd.DataFrame) -> Flags 
     if DEFAULT_SCORE not in bounds or not parts_path(run, name).exists():
         return Flags("probability", bounds["probability"], improbable) if bounds else None
     features = describe_files(run, name, [Path(p) for p in predictions["image_id"]])
-    with threadpool_limits(1):
+    with one_thread():
         values = neighbour_distance(features, load_parts(run, name)["train_rows"])
     return Flags(DEFAULT_SCORE, bounds[DEFAULT_SCORE], values)
 
