@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import SVC
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -163,8 +162,26 @@ def check_sign(kernel: str, rows: np.ndarray) -> None:
         )
 
 
-def _squared_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return euclidean_distances(rows, others, squared=True)
+def squared_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Compute `sum((x - y)^2)` of each pair by one product of matrices.
+
+    Args:
+        rows: `float64` array of shape `(n, num_features)`.
+        others: `float64` array of shape `(m, num_features)`.
+
+    Returns:
+        Array of shape `(n, m)`, from 0; 0 for a row and itself.
+    """
+    lengths = np.vecdot(others, others)
+    own = lengths if rows is others else np.vecdot(rows, rows)
+    distances = rows @ others.T
+    distances *= -2.0
+    distances += own[:, None]
+    distances += lengths
+    np.maximum(distances, 0.0, out=distances)
+    if rows is others:
+        np.fill_diagonal(distances, 0.0)
+    return distances
 
 
 def chi2_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -257,7 +274,7 @@ def _proportional(pairs: np.ndarray, gamma: float) -> np.ndarray:
 
 
 KERNELS = {
-    "rbf": Kernel(_squared_distances, _scale_of_numbers, _bell),
+    "rbf": Kernel(squared_distances, _scale_of_numbers, _bell),
     "chi2": Kernel(chi2_distances, _mean_of_pairs, _bell),
     "intersection": Kernel(intersections, _mean_of_selves, _proportional),
 }
