@@ -489,7 +489,7 @@ def verify_command(
 def export_command(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     name: Annotated[
-        str, typer.Option("--format", help="keras, saved_model, litert, onnx or openvino.")
+        str, typer.Option("--format", help="keras, saved_model, litert, onnx, openvino or native.")
     ],
     precision: Annotated[
         str, typer.Option(help="float32, float16, dynamic or int8; see cvpipe list exports.")

@@ -704,10 +704,10 @@ class ExportSection(Section):
 
     Attributes:
         formats: Formats of the exported files, as `cvpipe list exports` names them, at least
-            one.
+            one. `"native"` is for what is no network, all others are for networks.
     """
 
-    formats: Names = Field(default=("keras",), min_length=1)
+    formats: Names = Field(default=("keras", "native"), min_length=1)
 
 
 def _refuse_namesakes(what: str, parts: Sequence[Any]) -> None:

@@ -17,7 +17,8 @@ BUILDS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-INSTALL = "python -m pip install 'opencv-python-headless>=4.10,<5'"
+PACKAGE = "'opencv-python-headless>=4.10,<5'"
+INSTALL = f"python -m pip install {PACKAGE}"
 
 
 def installed_builds() -> dict[str, str]:

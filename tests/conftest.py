@@ -24,6 +24,17 @@ TESTS = Path(__file__).parent
 COMPUTING = ("models", "stages")  # folders whose tests compute with TensorFlow
 
 
+# The files that take longest. Workers take files in this order, and one that came last would keep
+# its worker busy while the others are done.
+LONGEST = ("test_pipelines.py", "test_networks.py", "test_merged_export.py", "test_backbones.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Bring the longest files to the front; the order is otherwise kept."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _two_threads(request):
     """TensorFlow takes the number before its first computation, whichever test that is in.
@@ -77,6 +88,10 @@ def run_cvpipe(*arguments: object, cwd: Path, **environment: str) -> subprocess.
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Check exported files without a process of their own, each of which imports for seconds."""
+    check_in_this_process(monkeypatch)
+
+
+def check_in_this_process(monkeypatch):
     from cvpipe.stages import export, verify
 
     for module in (export, verify):
@@ -87,6 +102,14 @@ def in_this_process(monkeypatch):
 def photos(tmp_path_factory) -> Path:
     """A folder of class folders with real photos; not to be changed."""
     return write_photos(tmp_path_factory.mktemp("data") / "photos")
+
+
+@pytest.fixture(scope="session")
+def odd_photos(tmp_path_factory) -> Path:
+    """The same photos; the name of one class is HTML."""
+    folder = write_photos(tmp_path_factory.mktemp("data") / "photos")
+    (folder / "poppy").rename(folder / "<b>")
+    return folder
 
 
 @pytest.fixture(scope="session")

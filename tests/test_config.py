@@ -398,7 +398,7 @@ def test_defaults():
             **{"goal": "", "positive": "", "at_least": 0.9, "conformal_level": 0.9},
             **{"learning_curve": True, "views": ["single"], "view_mean": "probabilities"},
         },
-        "export": {"formats": ["keras"]},
+        "export": {"formats": ["keras", "native"]},
         "runtime": "tensorflow",
         "precision": "float32",
         "seed": 0,

@@ -162,7 +162,7 @@ def check_sign(kernel: str, rows: np.ndarray) -> None:
         )
 
 
-def squared_distances(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+def squared_distances_of_pairs(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Compute `sum((x - y)^2)` of each pair by one product of matrices.
 
     Args:
@@ -274,7 +274,7 @@ def _proportional(pairs: np.ndarray, gamma: float) -> np.ndarray:
 
 
 KERNELS = {
-    "rbf": Kernel(squared_distances, _scale_of_numbers, _bell),
+    "rbf": Kernel(squared_distances_of_pairs, _scale_of_numbers, _bell),
     "chi2": Kernel(chi2_distances, _mean_of_pairs, _bell),
     "intersection": Kernel(intersections, _mean_of_selves, _proportional),
 }

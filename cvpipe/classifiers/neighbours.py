@@ -88,7 +88,7 @@ class NearestNeighbours(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         rows = validate_data(self, features, reset=False, dtype=[np.float32, np.float64])
         distances, nearest = find_neighbours(self.metric, self.rows_, rows, self.num_neighbours)
-        return count_votes(
+        return share_votes(
             self.vote, distances, self.codes_[nearest], self.weights_[nearest], len(self.classes_)
         )
 
@@ -122,7 +122,7 @@ def find_neighbours(
         bound = np.partition(roughly, k - 1, axis=1)[:, k - 1] + slack
         for number, row in enumerate(block):
             near = np.flatnonzero(roughly[number] <= bound[number])
-            exact = _distances(metric, row, train[near])
+            exact = exact_distances(metric, row, prepare_rows(metric, train[near]))
             first = np.argsort(exact, kind="stable")[:k]
             distances[start + number], nearest[start + number] = exact[first], near[first]
     return distances, nearest
@@ -160,25 +160,37 @@ def _rough_distances(
             squares = (piece**2).sum(axis=1)
             longest = max(longest, float(squares.max()))
             part[:] = own[:, None] + squares - 2.0 * (block @ piece.T)
-    if metric == "l1":
-        return roughly, np.zeros(len(block))
     # A sum of p rounded products is wrong by p units in the last place of |x| |y| at most
     # (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 3.1).
     unit = np.finfo(np.float64).eps * (block.shape[1] + 4)
+    if metric == "l1":  # of p differences, all positive: of what they sum to
+        return roughly, 2.0 * unit * roughly.max(axis=1)
     return roughly, 4.0 * unit * (np.sqrt(own) + np.sqrt(longest)) ** 2
 
 
-def _distances(metric: str, row: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Compute the distances of one prepared row to train rows, pair by pair."""
-    kind = {"l1": "cityblock", "l2": "euclidean", "cosine": "sqeuclidean"}[metric]
-    prepared = prepare_rows(metric, train)
-    distances = cdist(row[None], prepared, kind)[0]
-    if metric == "cosine":  # the last column says which rows are zero; lengths of one are rounded
-        return np.where(prepared[:, -1] == row[-1], distances / 2, 1.0)
-    return distances
+def exact_distances(metric: str, row: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Compute the distances of one row to train rows, pair by pair.
+
+    Args:
+        metric: One of `METRICS`.
+        row: Of `prepare_rows`, shape `(num_columns,)`.
+        train: Of `prepare_rows`, shape `(n, num_columns)`.
+
+    Returns:
+        `float64` array of shape `(n,)`. Which of two train rows is nearer may hang on the last
+        bit, so whoever decides by distances has to compute them here.
+    """
+    apart = train - row
+    if metric == "l1":
+        return np.abs(apart).sum(axis=1)
+    squares = np.vecdot(apart, apart)
+    if metric == "l2":
+        return np.sqrt(squares)
+    # The last column says which rows are zero; lengths of one are rounded.
+    return np.where(apart[:, -1] == 0, squares / 2, 1.0)
 
 
-def count_votes(
+def share_votes(
     vote: str, distances: np.ndarray, codes: np.ndarray, weights: np.ndarray, num_classes: int
 ) -> np.ndarray:
     """Turn the neighbours of rows into shares of votes.
@@ -238,6 +250,6 @@ def sweep_neighbours(metric: str, features: np.ndarray) -> Any:
         for setting in settings:
             k, vote = int(setting["k"]), str(setting["vote"])
             voters = distances[:, :k], codes[:, :k], own_weights[:, :k]
-            yield classes[count_votes(vote, *voters, len(classes)).argmax(axis=1)]
+            yield classes[share_votes(vote, *voters, len(classes)).argmax(axis=1)]
 
     return predict

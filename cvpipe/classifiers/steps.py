@@ -11,7 +11,15 @@ import numpy as np
 
 from cvpipe.classifiers.kernel_svm import KERNELS
 from cvpipe.classifiers.nearest_mean import nearness
-from cvpipe.classifiers.neighbours import count_votes, prepare_rows
+from cvpipe.classifiers.neighbours import (
+    METRICS,
+    PIECE_ROWS,
+    VOTES,
+    exact_distances,
+    prepare_rows,
+    share_votes,
+)
+from cvpipe.errors import check_name
 from cvpipe.numerics import softmax
 
 
@@ -43,10 +51,8 @@ def apply_steps(steps: Sequence[Step], rows: np.ndarray) -> np.ndarray:
 
 
 def _scale(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    rows = rows.copy()  # in place, so that they stay float32, as scikit-learn keeps them
-    rows -= mean
-    rows /= scale
-    return rows
+    # scikit-learn computes in the precision of the rows.
+    return (rows - mean.astype(rows.dtype)) / scale.astype(rows.dtype)
 
 
 def _linear(rows: np.ndarray, weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
@@ -95,22 +101,22 @@ def _neighbours(
     num_classes: int,
 ) -> np.ndarray:
     """See `cvpipe.classifiers.neighbours.NearestNeighbours`, of which only the search differs."""
-    prepared, k = prepare_rows(metric, train), min(num_neighbours, len(train))
-    distances, nearest = np.empty((len(rows), k)), np.empty((len(rows), k), np.int64)
-    for number, row in enumerate(prepare_rows(metric, rows)):
-        apart = prepared - row
-        if metric == "l1":
-            found = np.abs(apart).sum(axis=1)
-        elif metric == "l2":
-            found = np.sqrt(np.vecdot(apart, apart))
-        else:  # the last column says which rows are zero; lengths of one are rounded
-            found = np.where(apart[:, -1] == 0, np.vecdot(apart, apart) / 2, 1.0)
-        nearest[number] = np.argsort(found, kind="stable")[:k]
-        distances[number] = found[nearest[number]]
-    return count_votes(vote, distances, codes[nearest], weights[nearest], num_classes)
+    check_name("metric", metric, METRICS)
+    check_name("vote", vote, VOTES)
+    if num_classes > len(codes):
+        raise ValueError(f"{len(codes)} train rows cannot be of {num_classes} classes")
+    asked = prepare_rows(metric, rows)
+    apart = np.empty((len(rows), len(train)))
+    for start in range(0, len(train), PIECE_ROWS):
+        piece = prepare_rows(metric, train[start : start + PIECE_ROWS])
+        for number, row in enumerate(asked):
+            apart[number, start : start + PIECE_ROWS] = exact_distances(metric, row, piece)
+    nearest = np.argsort(apart, axis=1, kind="stable")[:, :num_neighbours]
+    distances = np.take_along_axis(apart, nearest, axis=1)
+    return share_votes(vote, distances, codes[nearest], weights[nearest], num_classes)
 
 
-def _machine(
+def _kernel_machine(
     rows: np.ndarray,
     kernel: str,
     gamma: float,
@@ -179,7 +185,7 @@ def _trees(
     """
     numbers = np.arange(len(rows))[:, None]
     nodes = np.broadcast_to(roots.ravel(), (len(rows), roots.size))
-    for _ in range(depth):
+    for _ in range(min(depth, len(columns))):
         goes_left = rows[numbers, columns[nodes]] <= thresholds[nodes]
         nodes = np.where(goes_left, left[nodes], right[nodes])
     return baseline + values[nodes].reshape(len(rows), *roots.shape).sum(axis=1)
@@ -198,6 +204,6 @@ STEPS: Mapping[str, Callable[..., np.ndarray]] = {
     "platt": _platt,
     "nearest_mean": _nearest_mean,
     "neighbours": _neighbours,
-    "machine": _machine,
+    "kernel_machine": _kernel_machine,
     "trees": _trees,
 }

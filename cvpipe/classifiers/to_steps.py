@@ -85,7 +85,7 @@ def _of_kernel_svm(machine: Any) -> list[Step]:
         "intercepts": machine.svm_.intercept_,
         "counts": machine.svm_.n_support_,
     }
-    return [Step("machine", values)]
+    return [Step("kernel_machine", values)]
 
 
 def _of_boosting(boosting: Any) -> list[Step]:

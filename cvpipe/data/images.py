@@ -24,9 +24,10 @@ can be chosen is a `DecodeRule`; it is stored in the run and in every bundle.
 
 import hashlib
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -47,6 +48,7 @@ from cvpipe.formats import (
 )
 
 Fit = Literal["stretch", "pad", "crop"]
+FITS = get_args(Fit)
 DECODE_RULE = "rgb-2"  # part of every cache key; a change of the rule above needs a new name
 
 SUFFIX_FORMATS = {
@@ -107,6 +109,36 @@ DEFAULT_RULE = DecodeRule()
 def decode_rule(images: ImagesSection, data: DataSection) -> DecodeRule:
     """Collect what a config says about how a file becomes pixels."""
     return DecodeRule(images.fit, images.white_level, images.dicom_window, data.max_pixels)
+
+
+def bundle_rule(bundle: Mapping[str, Any]) -> DecodeRule:
+    """Read from a `bundle.json` how a file becomes pixels.
+
+    What a bundle of an older version does not say is the default, which was the rule then.
+
+    Args:
+        bundle: The content of the file.
+
+    Raises:
+        InputError: The rule is none that this version of cvpipe has.
+    """
+    stated = bundle["input"]
+    named = stated.get("decode_rule", DECODE_RULE)
+    if named != DECODE_RULE:
+        raise InputError(
+            f"the bundle was made for images decoded by the rule {named!r}, but this version of "
+            f"cvpipe has the rule {DECODE_RULE!r}; export it again with this version, or use the "
+            "version that exported it."
+        )
+    fit = stated.get("fit", DEFAULT_RULE.fit)
+    if fit not in FITS:
+        raise InputError(
+            f"the bundle says that images are brought to their size by {fit!r}, which is none of "
+            f"{list(FITS)}; export it again."
+        )
+    known = [part.name for part in fields(DecodeRule) if part.name in stated]
+    values = {name: stated[name] for name in known}
+    return DecodeRule(**{**values, "dicom_window": tuple(stated.get("dicom_window", ()))})
 
 
 class UnreadableImageError(InputError):

@@ -7,20 +7,20 @@ import numpy as np
 
 from cvpipe.errors import InputError
 from cvpipe.export.examples import examples_of
-from cvpipe.export.formats import FORMATS, LITERT, ONNX, parse_label
+from cvpipe.export.formats import FORMATS, KERAS, LITERT, NATIVE, ONNX, parse_label
 
 BUNDLE_VERSION = 2
 # How far a probability may be from the measured one. A softmax computed twice in batches of
 # different sizes differs by some 1e-7. Means of members and views are wider apart, because the
 # tables hold them in float64, and a file calibrates them in float32 by way of their logarithms.
-KERAS_TOLERANCE = 1e-5
+EXACT_TOLERANCE = 1e-5
 # The same of other formats by precision. Where weights are whole numbers of 8 bits, probabilities
 # move by more than any such bound, and it is the accuracy that must not be lost.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
 RUNTIME_NAME = "predict.py"
-RUNTIME_SENTENCE = f"""`python {RUNTIME_NAME} new.jpg` reads and resizes image files as in the \
-measurement, and predicts, where there is neither cvpipe nor TensorFlow: it needs NumPy, Pillow, \
-and `ai-edge-litert` or `onnxruntime`. (DICOM needs cvpipe.)
+RUNTIME_SENTENCE = """`python {program} new.jpg` reads and resizes image files as in the \
+measurement, and predicts, where there is neither cvpipe nor TensorFlow: it needs {packages}. \
+(DICOM needs cvpipe.)
 
 """
 OTHER_FILTER = (
@@ -39,7 +39,7 @@ def tolerance_of(label: str) -> float:
         The largest difference that passes; 1 where any does that is a number.
     """
     name, precision = parse_label(label)
-    return KERAS_TOLERANCE if name == "keras" else TOLERANCES.get(precision, 1.0)
+    return EXACT_TOLERANCE if name in (KERAS, NATIVE) else TOLERANCES.get(precision, 1.0)
 
 
 def compare_probabilities(
@@ -81,7 +81,7 @@ def bundle_readme(facts: Mapping[str, Any]) -> str:
     Args:
         facts: The content of `bundle.json`.
     """
-    height, width = facts["input"]["image_size"]
+    sizes = " and of ".join(f"{height} x {width}" for height, width in image_sizes(facts))
     is_calibrated = facts.get("calibration", {}).get("method", "none") != "none"
     inside = "preprocessing and calibration are" if is_calibrated else "the preprocessing is"
     seen = members_sentence(facts.get("ensemble", {})) + view_sentence(facts.get("view", {}))
@@ -97,12 +97,12 @@ Classes, in the order of the probabilities: {names}.
 On {accuracy["n"]} test images it named {accuracy["value"]:.1%} correctly (95 % interval \
 {accuracy["low"]:.1%} to {accuracy["high"]:.1%}). {facts["limits"]}
 
-{holds} `uint8` RGB images of {height} x {width} pixels (height x width) and \
+{holds} `uint8` RGB images of {sizes} pixels (height x width) and \
 {"gives" if len(files) == 1 else "give"} probabilities; {inside} inside. {seen}Resize with \
 Pillow's bilinear filter \
 (`fit = "{facts["input"]["fit"]}"`), as in the measurement.
 
-{RUNTIME_SENTENCE if has_runtime(files) else ""}\
+{runtime_sentence(files)}\
 {"".join(usage_of(label, file, facts) for label, file in files.items())}\
 With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency, 16-bit
 images and DICOM as in the measurement; the `input` of `bundle.json` has the rule. `parity.json` has
@@ -117,7 +117,27 @@ Licence of the pretrained weights: {facts["licences"]["weights"]}. Licence of th
 
 def has_runtime(files: Iterable[str]) -> bool:
     """Tell whether a bundle has a file that `predict.py` can open; `files` are labels."""
-    return any(parse_label(label)[0] in (LITERT, ONNX) for label in files)
+    return any(parse_label(label)[0] in (LITERT, ONNX, NATIVE) for label in files)
+
+
+def runtime_sentence(files: Iterable[str]) -> str:
+    """Say in a README what `predict.py` is for; `""` where there is none; `files` are labels."""
+    packages = "NumPy, Pillow, and `ai-edge-litert` or `onnxruntime`"
+    if NATIVE in files:
+        packages = "NumPy 2, Pillow and OpenCV 4"
+    told = RUNTIME_SENTENCE.format(program=RUNTIME_NAME, packages=packages)
+    return told if has_runtime(files) else ""
+
+
+def image_sizes(facts: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """List the sizes, `(height, width)`, of the images that the model of a bundle takes.
+
+    Args:
+        facts: The content of `bundle.json`. What is no network may need several sizes.
+    """
+    stated = facts["input"]
+    found = stated["image_sizes"] if "image_sizes" in stated else [stated["image_size"]]
+    return [(height, width) for height, width in found]
 
 
 def usage_of(label: str, file: str, facts: Mapping[str, Any]) -> str:
@@ -138,7 +158,7 @@ def usage_of(label: str, file: str, facts: Mapping[str, Any]) -> str:
 
 
 def members_sentence(ensemble: Mapping[str, Any]) -> str:
-    """Say in a README that a file holds several networks; `""` where it does not.
+    """Say in a README that a file holds several contenders; `""` where it does not.
 
     Args:
         ensemble: The `ensemble` of `bundle.json`.
@@ -146,21 +166,22 @@ def members_sentence(ensemble: Mapping[str, Any]) -> str:
     if not ensemble:
         return ""
     names = ", ".join(f"`{name}`" for name in ensemble["weights"])
-    return f"It is an ensemble ({ensemble['method']}) of the networks {names}, all inside. "
+    return f"It is an ensemble ({ensemble['method']}) of {names}, all inside. "
 
 
 def view_sentence(view: Mapping[str, Any]) -> str:
-    """Say in a README that a network looks at several views; `""` where it does not.
+    """Say in a README that a model looks at several views; `""` where it does not.
 
     Args:
         view: The `view` of `bundle.json`.
     """
     if not view:
         return ""
-    height, width = view["crop_size"]
+    height, width = view.get("crop_size", (0, 0))
+    size = f" of {height} x {width} pixels" if height else ""
     return (
-        f"It looks at {view['passes']} view(s) of {height} x {width} pixels (`{view['kind']}`), "
-        "which it makes itself, and gives their mean. "
+        f"It looks at {view['passes']} view(s){size} (`{view['kind']}`), which it makes itself, "
+        "and gives their mean. "
     )
 
 

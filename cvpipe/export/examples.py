@@ -7,7 +7,7 @@ another filter, which a README has to say.
 from collections.abc import Mapping
 from typing import Any
 
-from cvpipe.export.formats import KERAS, LITERT, ONNX, OPENVINO, SAVED_MODEL, parse_label
+from cvpipe.export.formats import KERAS, LITERT, NATIVE, ONNX, OPENVINO, SAVED_MODEL, parse_label
 
 # What `cvpipe.data.images` does for each value of `images.fit`, for a reader who has only Pillow.
 RESIZING = {
@@ -59,6 +59,13 @@ model = openvino.Core().compile_model("{file}", "CPU", settings)
 {reading}probabilities = model({{"images": np.asarray(image)[None]}})["probabilities"][0]
 """,
 }
+# There is no shorter way: what computes the features is the program in the bundle.
+NATIVE_PYTHON = """\
+import predict
+
+classifier = predict.load(".")
+probabilities = classifier.predict_proba(["new.jpg"])[0]
+"""
 KOTLIN = """\
 val interpreter = Interpreter(File("{file}"))
 val picture = Bitmap.createScaledBitmap(photo, {width}, {height}, true)
@@ -110,6 +117,8 @@ def examples_of(label: str, file: str, facts: Mapping[str, Any]) -> dict[str, st
         Code by language.
     """
     name, _ = parse_label(label)
+    if name == NATIVE:
+        return {"python": NATIVE_PYTHON}
     height, width = facts["input"]["image_size"]
     resized = RESIZING[facts["input"]["fit"]].format(size=(width, height))
     values = {

@@ -1,9 +1,10 @@
-"""The files that a network can be exported to: formats, precisions, names and labels.
+"""The files that a contender can be exported to: formats, precisions, names and labels.
 
 Plain data, and checks that import none of the packages, so that a mistake in a pipeline file is
-answered at once. Whatever the format and the precision, a file takes `uint8` images of shape
-`(n, height, width, 3)` for any n under the name `images`, and gives `float32` probabilities of
-shape `(n, num_classes)` under the name `probabilities`. What precisions differ in lies between:
+answered at once. Whatever the format and the precision, the file of a network takes `uint8` images
+of shape `(n, height, width, 3)` for any n under the name `images`, and gives `float32`
+probabilities of shape `(n, num_classes)` under the name `probabilities`. What precisions differ in
+lies between:
 
 - `"float32"`: nothing is rounded; the file is the network.
 - `"float16"`: the weights are kept in 16 bits, and what computes them decides: processors widen
@@ -12,6 +13,8 @@ shape `(n, num_classes)` under the name `probabilities`. What precisions differ 
   Activations stay in float32, or are rounded to 8 bits on the fly, each image by its own range.
 - `"int8"`: weights and activations are kept in 8 bits, activations by ranges that were measured
   on representative images. The network's head and what follows it stay in float32.
+
+The native format is of what is no network, see `cvpipe.stages.native`.
 """
 
 from collections.abc import Mapping
@@ -22,18 +25,19 @@ from cvpipe.errors import InputError, check_installed, check_name
 FLOAT32, FLOAT16, DYNAMIC, INT8 = "float32", "float16", "dynamic", "int8"
 PRECISIONS = (FLOAT32, FLOAT16, DYNAMIC, INT8)
 KERAS, SAVED_MODEL, LITERT, ONNX, OPENVINO = "keras", "saved_model", "litert", "onnx", "openvino"
+NATIVE = "native"  # of what is no network
 INPUT_NAME = "images"
 OUTPUT_NAME = "probabilities"
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file that holds a network.
+    """A kind of file that holds a model.
 
     Attributes:
         description: One line for people.
         packages: Module by distribution: what writing and checking it needs beyond what cvpipe
-            needs anyway. The first opens it.
+            needs anyway. The first opens it, if there is any.
         extra: The extra of cvpipe that installs them; empty if there are none.
         precisions: Those of `PRECISIONS` that it can be written in.
         file_name: What a program opens, relative to the folder of the export; `{}` takes a mark of
@@ -83,7 +87,15 @@ FORMATS = {
         precisions=(FLOAT32, FLOAT16),
         file_name="openvino{}/model.xml",
     ),
+    NATIVE: Format(
+        description="Native: hand-crafted features and a classifier, arrays for NumPy and OpenCV",
+        packages={},
+        extra="",
+        precisions=(FLOAT32,),
+        file_name="model{}.npz",
+    ),
 }
+NETWORK_FORMATS = {name: entry for name, entry in FORMATS.items() if name != NATIVE}
 
 
 def check_format(name: str, precision: str = FLOAT32) -> str:
@@ -105,12 +117,14 @@ def check_format(name: str, precision: str = FLOAT32) -> str:
 
 
 def check_opens(name: str) -> str:
-    """Return the name of a format if its files can be opened, which takes less than to write them.
+    """Return the name of a format of networks if its files can be opened.
+
+    That takes less than to write them.
 
     Raises:
         InputError: The format is unknown, or the package that opens it is missing.
     """
-    entry = FORMATS[check_name("format", name, FORMATS)]
+    entry = NETWORK_FORMATS[check_name("format", name, NETWORK_FORMATS)]
     first = dict(list(entry.packages.items())[:1])
     check_installed(f"the format {name!r}", first, entry.extra)
     return name

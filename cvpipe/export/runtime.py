@@ -2,7 +2,7 @@
 
 `build_runtime` writes it as one Python file, of this module and of the functions that read images
 for the measurement, so that it sees of every file the pixels that were measured. It needs NumPy,
-Pillow, and LiteRT or ONNX Runtime.
+Pillow, and LiteRT or ONNX Runtime; for a native file OpenCV in their place.
 """
 
 import argparse
@@ -19,16 +19,17 @@ import numpy as np
 
 from cvpipe.config import usable_cores
 from cvpipe.errors import InputError
-from cvpipe.export.bundle import BUNDLE_VERSION
+from cvpipe.export.bundle import BUNDLE_VERSION, image_sizes
 from cvpipe.export.single_file import gather
 from cvpipe.files import open_regular
 from cvpipe.models.runtimes import closed_stderr
 
 BATCH_SIZE = 32  # images that are in memory at a time
 # What a `bundle.json` says about its images, besides their size.
+MAX_SIZES, MAX_SIDE = 50, 10_000
 INPUT_TYPES = {"fit": str, "white_level": int, "max_pixels": int, "dicom_window": list}
 
-Predict = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[..., np.ndarray]
 
 # Stands in the place of the function that decodes DICOM, whose module needs pydicom.
 DICOM_REFUSED = '''
@@ -40,7 +41,7 @@ def _decode_dicom(data: bytes, rule: DecodeRule) -> Picture:
 '''
 DOCSTRING = """Predict with the exported model beside this file, without cvpipe and TensorFlow.
 
-    python -m pip install numpy pillow ai-edge-litert    (or onnxruntime)
+    python -m pip install {packages}
     python predict.py IMAGE...
 
 From Python, in this folder:
@@ -52,7 +53,7 @@ From Python, in this folder:
 Images become pixels by the rule {decode_rule!r} of cvpipe.data.images, whose text this is.
 """
 TAIL = """
-PROGRAM = Program({functions})
+PROGRAM = Program({functions}, {runtimes}())
 load = PROGRAM.load
 main = PROGRAM.main
 
@@ -63,7 +64,7 @@ if __name__ == "__main__":
 
 
 class Runtime(NamedTuple):
-    """A program that computes exported networks.
+    """A program that computes exported models.
 
     Attributes:
         title: What people call it.
@@ -85,12 +86,13 @@ class Classifier:
 
     Attributes:
         class_names: Class order of the probabilities.
-        read: Gives an image file's pixels as the model sees them, `uint8 (height, width, 3)`.
-        predict: Gives the probabilities of such images.
+        read: Gives an image file's pixels as the model sees them, `uint8 (height, width, 3)` for
+            each of the sizes that it takes.
+        predict: Gives the probabilities of such images, a batch for each size.
     """
 
     class_names: list[str]
-    read: Callable[[Path], np.ndarray]
+    read: Callable[[Path], list[np.ndarray]]
     predict: Predict
 
     def predict_proba(self, paths: Sequence[str | Path]) -> np.ndarray:
@@ -100,7 +102,7 @@ class Classifier:
             paths: Image files, at least one.
 
         Returns:
-            Probabilities, `float32 (n, num_classes)`, in the order of the paths.
+            Probabilities, `(n, num_classes)`, in the order of the paths.
 
         Raises:
             InputError: No list of paths is given, a file cannot be read, or the model does not
@@ -110,8 +112,9 @@ class Classifier:
             raise InputError(f"cannot predict {paths!r}; give a list of at least one image file.")
         rows = []
         for start in range(0, len(paths), BATCH_SIZE):
-            batch = [self.read(Path(path)) for path in paths[start : start + BATCH_SIZE]]
-            rows.append(self._check(self.predict(np.stack(batch)), len(batch)))
+            read = [self.read(Path(path)) for path in paths[start : start + BATCH_SIZE]]
+            batches = [np.stack(images) for images in zip(*read, strict=True)]
+            rows.append(self._check(self.predict(*batches), len(read)))
         return np.concatenate(rows)
 
     def _check(self, probabilities: np.ndarray, num_images: int) -> np.ndarray:
@@ -133,11 +136,13 @@ class Program:
         read_image: Decodes an image file by a rule.
         resize_image: Brings an image to a size, in one of several ways.
         bundle_rule: Reads the rule out of a `bundle.json`; it has at least a `fit`.
+        runtimes: What opens model files, by the name of their format.
     """
 
     read_image: Callable[[Path, Any], np.ndarray]
     resize_image: Callable[[np.ndarray, tuple[int, int], Any], np.ndarray]
     bundle_rule: Callable[[Mapping[str, Any]], Any]
+    runtimes: Mapping[str, Runtime]
 
     def load(self, bundle: str | Path, model: str = "", threads: int = 0) -> Classifier:
         """Load the model of a bundle.
@@ -155,13 +160,14 @@ class Program:
         folder = Path(bundle)
         facts = read_bundle(folder)
         rule = self.bundle_rule(facts)
-        height, width = facts["input"]["image_size"]
+        sizes = image_sizes(facts)
 
-        def read(path: Path) -> np.ndarray:
-            return self.resize_image(self.read_image(path, rule), (height, width), rule.fit)
+        def read(path: Path) -> list[np.ndarray]:
+            image = self.read_image(path, rule)
+            return [self.resize_image(image, size, rule.fit) for size in sizes]
 
-        files = files_of(model) if model else facts["files"]
-        predict = open_model(folder, files, threads or usable_cores())
+        files = files_of(model, self.runtimes) if model else facts["files"]
+        predict = open_model(folder, files, threads or usable_cores(), self.runtimes)
         return Classifier(facts["class_names"], read, predict)
 
     def main(self, arguments: Sequence[str] | None = None) -> int:
@@ -213,28 +219,28 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def as_csv(images: Sequence[str], class_names: Sequence[str], probabilities: np.ndarray) -> str:
-    r"""Write predictions as CSV: `image,class,p_<class>,...`.
+    r"""Write predictions as CSV: `image,predicted,p_<class>,...`.
 
     Probabilities have as many digits as tell one `float32` from another.
 
     Example:
         >>> as_csv(["a.jpg"], ["0", "NA"], np.array([[0.25, 0.75]], np.float32))
-        'image,class,p_0,p_NA\na.jpg,NA,0.25,0.75\n'
+        'image,predicted,p_0,p_NA\na.jpg,NA,0.25,0.75\n'
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "class", *(f"p_{name}" for name in class_names)])
+    writer.writerow(["image", "predicted", *(f"p_{name}" for name in class_names)])
     for image, row in zip(images, probabilities, strict=True):
         writer.writerow([image, class_names[row.argmax()], *map(_number, row)])
     return file.getvalue()
 
 
 def as_json(images: Sequence[str], class_names: Sequence[str], probabilities: np.ndarray) -> str:
-    """Write predictions as a JSON list of `image`, `class` and `probabilities` by class."""
+    """Write predictions as a JSON list of `image`, `predicted` and `probabilities` by class."""
     records = [
         {
             "image": image,
-            "class": class_names[row.argmax()],
+            "predicted": class_names[row.argmax()],
             "probabilities": dict(zip(class_names, map(_number, row), strict=True)),
         }
         for image, row in zip(images, probabilities, strict=True)
@@ -242,8 +248,8 @@ def as_json(images: Sequence[str], class_names: Sequence[str], probabilities: np
     return json.dumps(records, indent=2) + "\n"
 
 
-def _number(probability: np.float32) -> float:
-    """Turn a `float32` into the shortest decimal number that stands for it."""
+def _number(probability: np.floating) -> float:
+    """Turn a number, which may be a `float32`, into the shortest decimal one that stands for it."""
     return float(str(probability))
 
 
@@ -289,7 +295,10 @@ def bundle_problem(facts: Any) -> str:
         return "'class_names' is no list of texts"
     if not names or len(set(names)) < len(names):
         return "'class_names' is empty, or has a name twice"
-    return input_problem(facts.get("input"))
+    stated = facts.get("input")
+    if isinstance(stated, dict) and "image_sizes" in stated and "native" not in facts["files"]:
+        return "'image_sizes' are for native files alone"
+    return input_problem(stated)
 
 
 def input_problem(stated: Any) -> str:
@@ -301,86 +310,99 @@ def input_problem(stated: Any) -> str:
     """
     if not isinstance(stated, dict):
         return "'input' is no object"
-    size = stated.get("image_size")
-    if not isinstance(size, list) or [type(side) for side in size] != [int, int] or min(size) < 1:
-        return f"'image_size' is {size!r}, not a height and a width"
+    name = "image_sizes" if "image_sizes" in stated else "image_size"
+    sizes = stated.get(name) if name == "image_sizes" else [stated.get(name)]
+    if not isinstance(sizes, list) or not 1 <= len(sizes) <= MAX_SIZES:
+        return f"{name!r} is {sizes!r}, not a list of at most {MAX_SIZES} sizes"
+    for size in sizes:
+        if not isinstance(size, list) or [type(side) for side in size] != [int, int]:
+            return f"{name!r} is {size!r}, not a height and a width"
+        if not 1 <= min(size) <= max(size) <= MAX_SIDE:
+            return f"{name!r} is {size!r}, not a height and a width of 1 to {MAX_SIDE:,}"
     for name, kind in INPUT_TYPES.items():
         if name in stated and type(stated[name]) is not kind:
             return f"{name!r} is {stated[name]!r}, not of the type {kind.__name__}"
     return ""
 
 
-def files_of(model: str) -> dict[str, str]:
+def files_of(model: str, runtimes: Mapping[str, Runtime]) -> dict[str, str]:
     """Describe a model file as the `files` of a `bundle.json` do.
 
     Raises:
         InputError: No runtime is known for it.
 
     Example:
-        >>> files_of("model.onnx")
+        >>> files_of("model.onnx", network_runtimes())
         {'onnx': 'model.onnx'}
     """
-    found = {key: model for key, runtime in RUNTIMES.items() if model.endswith(runtime.suffix)}
+    found = {key: model for key, runtime in runtimes.items() if model.endswith(runtime.suffix)}
     if not found:
-        known = " or ".join(runtime.suffix for runtime in RUNTIMES.values())
+        known = " or ".join(runtime.suffix for runtime in runtimes.values())
         raise InputError(f"the model file {model!r} does not end in {known}; choose one that does.")
     return found
 
 
-def open_model(folder: Path, files: Mapping[str, Any], threads: int) -> Predict:
+def open_model(
+    folder: Path, files: Mapping[str, Any], threads: int, runtimes: Mapping[str, Runtime]
+) -> Predict:
     """Open the first model file that is there and whose runtime is installed.
 
     Args:
         folder: The bundle.
         files: See `candidates_of`.
         threads: Threads to compute with; at least 1.
+        runtimes: See `Program`.
 
     Raises:
         InputError: There is no such file, it lies outside the bundle, it is damaged, or no
             runtime is installed.
     """
     missing = []
-    candidates = candidates_of(files)
+    candidates = candidates_of(files, runtimes)
     for key, name in candidates:
         path = path_inside(folder, name)
         if not path.is_file():
             continue
         try:
             with closed_stderr():  # LiteRT tells of its start
-                return RUNTIMES[key].open(path, threads)
+                return runtimes[key].open(path, threads)
         except ImportError as error:
-            missing.append((key, f"{path.name!r} needs {RUNTIMES[key].title} ({error})"))
+            missing.append((key, f"{path.name!r} needs {runtimes[key].title} ({error})"))
     if not missing:
         listed = [name for _, name in candidates]
-        known = " or ".join(f"*{runtime.suffix}" for runtime in RUNTIMES.values())
+        known = " or ".join(f"*{runtime.suffix}" for runtime in runtimes.values())
         raise InputError(
             f"of the model files {listed} none is in the folder {str(folder)!r}; it needs one of "
             f"the kind {known}, so export the model as such."
         )
-    packages = dict.fromkeys(RUNTIMES[key].package for key, _ in missing)
+    packages = dict.fromkeys(runtimes[key].package for key, _ in missing)
     raise InputError(
         f"{' and '.join(reason for _, reason in missing)}; install it with: python -m pip install "
         f"{' or: python -m pip install '.join(packages)}"
     )
 
 
-def candidates_of(files: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def candidates_of(
+    files: Mapping[str, Any], runtimes: Mapping[str, Runtime]
+) -> list[tuple[str, Any]]:
     """List the model files that can be opened here, those without rounded weights first.
 
     Args:
         files: The `files` of a `bundle.json`: by format, or format and precision, the name.
+        runtimes: See `Program`.
 
     Returns:
         Runtime and name of each, in the order in which they are tried.
 
     Example:
-        >>> candidates_of({"keras": "a.keras", "litert-int8": "b.tflite", "onnx": "c.onnx"})
+        >>> files = {"keras": "a.keras", "litert-int8": "b.tflite", "onnx": "c.onnx"}
+        >>> candidates_of(files, network_runtimes())
         [('onnx', 'c.onnx'), ('litert', 'b.tflite')]
     """
-    exact = [label for label in RUNTIMES if label in files]
+    exact = [label for label in runtimes if label in files]
     others = [label for label in files if label not in exact]
     found = [(label.partition("-")[0], files[label]) for label in [*exact, *others]]
-    return [(key, name) for key, name in found if key in RUNTIMES]
+    return [(key, name) for key, name in found if key in runtimes]
 
 
 def path_inside(folder: Path, name: Any) -> Path:
@@ -490,18 +512,21 @@ def open_onnx(path: Path, threads: int) -> Predict:
     return predict
 
 
-# By the name of a model's file in `bundle.json`; the first one that can be used is.
-RUNTIMES = {
-    "litert": Runtime("LiteRT", "ai-edge-litert", ".tflite", open_litert),
-    "onnx": Runtime("ONNX Runtime", "onnxruntime", ".onnx", open_onnx),
-}
+def network_runtimes() -> dict[str, Runtime]:
+    """Say what opens networks, by format; the first one that can be used is."""
+    return {
+        "litert": Runtime("LiteRT", "ai-edge-litert", ".tflite", open_litert),
+        "onnx": Runtime("ONNX Runtime", "onnxruntime", ".onnx", open_onnx),
+    }
 
 
 def build_runtime(
     read_image: Callable,
     resize_image: Callable,
     bundle_rule: Callable,
+    runtimes: Callable[[], Mapping[str, Runtime]],
     decode_rule: str,
+    packages: str,
     without: Mapping[str, str] = {},
 ) -> str:
     """Write the program for a bundle as one Python file.
@@ -510,7 +535,9 @@ def build_runtime(
         read_image: See `Program`; a function of the package, as all of these.
         resize_image: See `Program`.
         bundle_rule: See `Program`.
+        runtimes: Makes the `runtimes` of `Program`.
         decode_rule: Name of the rule that they follow, for the reader.
+        packages: What it needs, as `pip` takes it, for the reader.
         without: See `cvpipe.export.single_file.gather`; for `DICOM_REFUSED`.
 
     Returns:
@@ -521,8 +548,11 @@ def build_runtime(
     """
     functions = (read_image, resize_image, bundle_rule)
     return gather(
-        [*functions, Program],
+        [*functions, runtimes, Program],
         without=without,
-        docstring=DOCSTRING.format(decode_rule=decode_rule),
-        tail=TAIL.format(functions=", ".join(function.__name__ for function in functions)),
+        docstring=DOCSTRING.format(decode_rule=decode_rule, packages=packages),
+        tail=TAIL.format(
+            functions=", ".join(function.__name__ for function in functions),
+            runtimes=runtimes.__name__,
+        ),
     )

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from cvpipe.errors import InputError
 
 ImageSize = tuple[int, int]
+COLOURS = ("grey", "colour")  # what features take of an image
 
 
 class ImageTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

@@ -8,11 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from cvpipe.errors import InputError
-from cvpipe.features.base import ImageSize, ImageTransformer, check_choice, check_number
+from cvpipe.features.base import COLOURS, ImageSize, ImageTransformer, check_choice, check_number
 from cvpipe.opencv import import_cv2
 
 BLOCK_NORMS = ("l1", "l1-sqrt", "l2", "l2-hys")
-COLOURS = ("grey", "colour")
 MAX_ORIENTATIONS = 180
 
 # A few images are described at a time: many small arrays cost calls, large ones leave the cache.

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from cvpipe.features.bag_of_words import normalise_patches, random_patches
-from cvpipe.features.base import ImageSize, ImageTransformer, check_choice, check_number
+from cvpipe.features.base import COLOURS, ImageSize, ImageTransformer, check_choice, check_number
 from cvpipe.features.codebook import MAX_SAMPLES, MAX_WORDS, learn_codebook
 from cvpipe.features.grid import cell_borders, check_grid
 from cvpipe.numerics import one_thread
@@ -96,7 +96,7 @@ class KMeansFeatures(ImageTransformer):
         Raises:
             InputError: A setting is not possible, or not with such images.
         """
-        check_choice(self.title, "colour", self.colour, ("grey", "colour"))
+        check_choice(self.title, "colour", self.colour, COLOURS)
         check_choice(self.title, "assignment", self.assignment, ("triangle", "hard"))
         check_number(self.title, "patch_pixels", self.patch_pixels, 2, min(image_size))
         check_number(self.title, "stride_pixels", self.stride_pixels, 1)

@@ -4,10 +4,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cvpipe.features.base import ImageSize, ImageTransformer, check_choice
+from cvpipe.features.base import COLOURS, ImageSize, ImageTransformer, check_choice
 from cvpipe.opencv import import_cv2
 
-COLOURS = ("colour", "grey")
 NORMALISATIONS = ("none", "unit")
 
 

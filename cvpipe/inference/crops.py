@@ -202,6 +202,32 @@ def cut_batch(images: Sequence[np.ndarray], crop_size: tuple[int, int], kind: st
     return views.reshape(-1, *views.shape[2:])
 
 
+def join_views(blocks: Sequence[np.ndarray], scales: Sequence[float] = ()) -> np.ndarray:
+    """Put the rows of several features side by side, view by view.
+
+    Args:
+        blocks: At least one array of shape `(n, num_views, length)`, each of its own length; one
+            of a single view stands in every view.
+        scales: What the rows of each are multiplied by; empty: nothing.
+
+    Returns:
+        Array of shape `(n, num_views * (length + length + ...))`.
+
+    Example:
+        >>> facts, pixels = np.array([[[9]]]), np.array([[[1, 2], [3, 4]]])
+        >>> join_views([facts, pixels]).tolist()
+        [[9, 1, 2, 9, 3, 4]]
+    """
+    if scales:
+        blocks = [block * np.float32(s) for block, s in zip(blocks, scales, strict=True)]
+    views = max(block.shape[1] for block in blocks)
+    shapes = [(len(block), views, block.shape[2]) for block in blocks]
+    joined = np.concatenate(
+        [np.broadcast_to(block, shape) for block, shape in zip(blocks, shapes, strict=True)], axis=2
+    )
+    return joined.reshape(len(joined), views * joined.shape[2])
+
+
 def average_over_views(
     predict: Callable[[np.ndarray], np.ndarray], kind: str, mean_of: str = PROBABILITIES
 ) -> Callable[[np.ndarray], np.ndarray]:

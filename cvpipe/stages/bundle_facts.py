@@ -6,12 +6,14 @@ from typing import Any
 from cvpipe.config import Config, Contender, EnsembleContender, NetworkContender
 from cvpipe.data.images import DECODE_RULE, decode_rule
 from cvpipe.export.bundle import BUNDLE_VERSION
+from cvpipe.features.table import KINDS
 from cvpipe.files import read_json
 from cvpipe.inference.crops import SINGLE, num_views, sizes_to_load
 from cvpipe.models.backbones import describe_weights
 from cvpipe.runs import Run, read_source
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.job import Job
+from cvpipe.stages.native import features_of_native, sizes_of_native
 from cvpipe.stages.recipes import backbone_spec, members_of
 
 INSIDE = "inside the model"
@@ -20,8 +22,7 @@ INSIDE = "inside the model"
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     """Collect what an app, and whoever is responsible for it, must know about a model."""
     contender = next(c for c in job.config.contender if c.name == name)
-    networks = networks_in(job.config, contender)
-    specs = [backbone_spec(network) for network in networks]
+    specs = [backbone_spec(network) for network in networks_in(job.config, contender)]
     metrics = job.run.metrics()
     rows = metrics[
         (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
@@ -39,11 +40,12 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "input": {
             "dtype": "uint8",
             "colour": "RGB",
-            "image_size": list(size_to_load(job.run, networks[0])),
+            **describe_sizes(job.run, job.config, contender),
             "decode_rule": DECODE_RULE,
             **asdict(decode_rule(job.config.images, job.config.data)),
             "preprocessing": INSIDE,
         },
+        **describe_features(job.config, contender),
         **describe_parts(job.run, contender),
         "output": "probabilities in the order of class_names",
         "calibration": describe_calibration(job.run, name),
@@ -63,7 +65,8 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
         "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
         "licences": {
-            "weights": "; ".join(dict.fromkeys(describe_weights(spec) for spec in specs)),
+            "weights": "; ".join(dict.fromkeys(describe_weights(spec) for spec in specs))
+            or "none are inside",
             "data": source.get("licence", "not stated"),
         },
         "limits": "The figures hold for images from the same source. Nothing is known about "
@@ -72,18 +75,39 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
 
 
 def networks_in(config: Config, contender: Contender) -> list[NetworkContender]:
-    """List the networks that a contender consists of.
+    """List the networks that a contender consists of; none where it consists of something else.
 
     Raises:
-        TypeError: It consists of something else as well.
+        TypeError: It consists of both.
     """
     parts: list[Contender] = [contender]
     if isinstance(contender, EnsembleContender):
         parts = [*members_of(config, contender)]
     networks = [part for part in parts if isinstance(part, NetworkContender)]
-    if len(networks) < len(parts):
-        raise TypeError(f"{contender.name!r} is not a network")
+    if 0 < len(networks) < len(parts):
+        raise TypeError(f"{contender.name!r} is a network in part only")
     return networks
+
+
+def describe_sizes(run: Run, config: Config, contender: Contender) -> dict[str, Any]:
+    """Say to which size images are brought for a network, or to which ones for other contenders."""
+    networks = networks_in(config, contender)
+    if networks:
+        return {"image_size": list(size_to_load(run, networks[0]))}
+    return {"image_sizes": [list(size) for size in sizes_of_native(run, config, contender)]}
+
+
+def describe_features(config: Config, contender: Contender) -> dict[str, Any]:
+    """Say what hand-crafted features a contender reads; nothing of a network."""
+    if networks_in(config, contender):
+        return {}
+    features = features_of_native(config, contender)
+    return {
+        "features": {
+            name: {"version": KINDS[feature.kind].version, **asdict(feature)}
+            for name, feature in features.items()
+        }
+    }
 
 
 def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
@@ -97,21 +121,22 @@ def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
         facts |= {"intercepts": list(ensemble.intercepts)}
         return {"ensemble": {"method": ensemble.method, **facts, "where": INSIDE}}
     view = run.view(contender.name)
-    if view == SINGLE or not isinstance(contender, NetworkContender):
+    if view == SINGLE:
         return {}
-    size = backbone_spec(contender).size
-    facts = {"kind": view, "passes": num_views(view), "crop_size": list(size)}
-    facts |= {"mean_of": run.config().evaluate.view_mean}
-    return {"view": {**facts, "where": INSIDE}}
+    seen: dict[str, Any] = {"kind": view, "passes": num_views(view)}
+    if isinstance(contender, NetworkContender):  # others may have several
+        seen |= {"crop_size": list(backbone_spec(contender).size)}
+    seen |= {"mean_of": run.config().evaluate.view_mean}
+    return {"view": {**seen, "where": INSIDE}}
 
 
 def describe_calibration(run: Run, name: str) -> dict[str, Any]:
-    """Say how a network's probabilities were calibrated."""
+    """Say how a contender's probabilities were calibrated."""
     facts = read_json(run.fitted_calibration_path(name))
+    curves = {key: facts[key] for key in ("slopes", "offsets", "inputs", "outputs") if key in facts}
     return {
         "method": facts["method"],
-        "slopes": facts["slopes"],
-        "offsets": facts["offsets"],
+        **curves,
         "fitted_on": f"{facts['num_images']} validation images",
         "where": INSIDE,
     }

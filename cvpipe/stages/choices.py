@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from cvpipe.classifiers.table import CLASSIFIERS, MAX_PAIR_BYTES, count_search_fits
-from cvpipe.config import FOLDERS, STANDARD_CONTENDERS, SplitSection
+from cvpipe.config import FOLDERS, STANDARD_CONTENDERS, ExportSection, SplitSection
 from cvpipe.data.audit import MAX_IMBALANCE
 from cvpipe.stages.fingerprint import (
     TEST_FRACTION,
@@ -67,7 +67,17 @@ def choose(
         Block("images", image_choices(fingerprint)),
         *contender_blocks(fingerprint),
         Block("evaluate", evaluate_choices(fingerprint)),
-        Block("export", [Choice("formats", ["keras"], "The file format of the exported model.")]),
+        Block(
+            "export",
+            [
+                Choice(
+                    "formats",
+                    list(ExportSection().formats),
+                    "A network becomes a Keras file, hand-crafted features with a classifier "
+                    "arrays.",
+                )
+            ],
+        ),
     ]
 
 

@@ -1,7 +1,6 @@
-"""Hand a network to an app: one folder with files, what they are, and a proof of parity."""
+"""Hand a contender to an app: one folder with files, what they are, and a proof of parity."""
 
 import contextlib
-import functools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,13 +15,12 @@ from cvpipe.config import (
     EnsembleContender,
     NetworkContender,
 )
-from cvpipe.data.images import DECODE_RULE, decode_rule, read_image, resize_image
+from cvpipe.data.images import decode_rule
 from cvpipe.data.threads import load_batches
 from cvpipe.errors import GateError, InputError, check_name
 from cvpipe.export.bundle import RUNTIME_NAME, bundle_readme, has_runtime
 from cvpipe.export.files import hash_of
-from cvpipe.export.formats import check_format, file_name, parse_label
-from cvpipe.export.runtime import DICOM_REFUSED, build_runtime
+from cvpipe.export.formats import NATIVE, check_format, file_name, parse_label
 from cvpipe.export.writing import write_file
 from cvpipe.files import atomic_path, read_json, write_json, write_text
 from cvpipe.inference.calibration import FLOOR, Scaling
@@ -39,8 +37,9 @@ from cvpipe.stages.contenders import load_network
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import best_on_val
 from cvpipe.stages.job import Job, Nobody, Watcher
-from cvpipe.stages.predict import bundle_rule
+from cvpipe.stages.native import obstacle_to_native, write_native
 from cvpipe.stages.recipes import members_of
+from cvpipe.stages.runtime_text import kinds_in, runtime_text
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.verify import (
     check_images,
@@ -59,19 +58,30 @@ def contender_to_export(job: Job) -> str:
     """Name the contender that is exported.
 
     Returns:
-        The chosen contender if it can become one network, otherwise the best on val of those that
-        can; `""` when none can.
+        The chosen contender if it can be written in one of the formats of the config, otherwise
+        the best on val of those that can; `""` when none can.
     """
-    able = [c.name for c in job.config.contender if is_one_network(job.run, job.config, c)]
+    able = [c.name for c in job.config.contender if formats_of(job, c)]
     chosen = str(read_json(job.run.choice_path)["chosen"])
     if chosen in able or not able:
         return chosen if chosen in able else ""
     return str(best_on_val(job, able)["chosen"])
 
 
-def is_one_network(run: Run, config: Config, contender: Contender) -> bool:
-    """Tell whether a contender can be handed on as one network."""
-    return not obstacle_to_one_network(run, config, contender)
+def formats_of(job: Job, contender: Contender) -> list[str]:
+    """List the formats of the config in which a contender can be written."""
+    return [
+        label
+        for label in job.config.export.formats
+        if not obstacle_to(job.run, job.config, contender, label)
+    ]
+
+
+def obstacle_to(run: Run, config: Config, contender: Contender, label: str) -> str:
+    """Say why a contender cannot be written in a format; `""` where it can."""
+    if parse_label(label)[0] == NATIVE:
+        return obstacle_to_native(config, contender)
+    return obstacle_to_one_network(run, config, contender)
 
 
 def obstacle_to_one_network(run: Run, config: Config, contender: Contender) -> str:
@@ -83,14 +93,14 @@ def obstacle_to_one_network(run: Run, config: Config, contender: Contender) -> s
     if isinstance(contender, ClassicContender):
         return (
             f"its features {list(contender.features)} and its classifier "
-            f"{contender.classifier!r} are not layers of a network"
+            f"{contender.classifier!r} are not layers of a network (the format of those is native)"
         )
     if isinstance(contender, NetworkContender):
         return ""
     members = members_of(config, contender)
     classic = [m.name for m in members if not isinstance(m, NetworkContender)]
     if classic:
-        return f"its members {classic} are no networks"
+        return f"its members {classic} are no networks (if none is, there is the format native)"
     sizes = {size_to_load(run, m) for m in members if isinstance(m, NetworkContender)}
     if len(sizes) > 1:
         return f"its members read images of different sizes: {sorted(sizes)}"
@@ -111,7 +121,8 @@ def run_export(job: Job) -> None:
     if not name:
         return
     bundle = job.run.export_path / name
-    for label in job.config.export.formats:
+    contender = next(c for c in job.config.contender if c.name == name)
+    for label in formats_of(job, contender):
         with job.timed("export", f"export: {name} as {label}, checked in a fresh process"):
             if not is_settled(bundle, label):
                 export_file(job, name, label)
@@ -139,7 +150,7 @@ def export_contender(
         The bundle, and what `cvpipe.stages.verify.check_file` found.
 
     Raises:
-        InputError: There is no such contender, it cannot become one network, the format is
+        InputError: There is no such contender, it cannot be written in the format, the format is
             unknown or misses a package, or the images are missing.
         GateError: The check could not be made.
     """
@@ -149,14 +160,15 @@ def export_contender(
     name = name or contender_to_export(job)
     if not name:
         raise InputError(
-            f"none of the contenders {list(contenders)} is a network that can become one file; "
-            "predict with the run itself: cvpipe predict RUN IMAGE"
+            f"none of the contenders {list(contenders)} can become one file of the formats "
+            f"{list(job.config.export.formats)}; name one with --contender, or predict with the "
+            "run itself: cvpipe predict RUN IMAGE"
         )
     contender = contenders[check_name("contender", name, contenders)]
-    obstacle = obstacle_to_one_network(job.run, job.config, contender)
+    obstacle = obstacle_to(job.run, job.config, contender, label)
     if obstacle:
         raise InputError(
-            f"contender {name!r} cannot become one file: {obstacle}; export another contender, or "
+            f"contender {name!r} cannot become {label}: {obstacle}; export another contender, or "
             f"predict with the run itself: cvpipe predict {job.run.path} IMAGE --contender {name}"
         )
     return run.export_path / name, export_file(job, name, label)
@@ -203,15 +215,8 @@ def describe(bundle: Path, facts: Mapping[str, Any]) -> None:
     """Write the description of a bundle, for programs and for people, and what opens its files."""
     write_text(bundle / "README.md", bundle_readme(facts))
     if has_runtime(facts["files"]):
-        write_text(bundle / RUNTIME_NAME, runtime_text())
+        write_text(bundle / RUNTIME_NAME, runtime_text(kinds_in(facts)))
     write_json(bundle / "bundle.json", facts)
-
-
-@functools.cache
-def runtime_text() -> str:
-    """Gather the program that predicts with a bundle where there is no cvpipe."""
-    without = {"cvpipe.data.images._decode_dicom": DICOM_REFUSED}
-    return build_runtime(read_image, resize_image, bundle_rule, DECODE_RULE, without)
 
 
 def write_model(job: Job, name: str, label: str, path: Path) -> None:
@@ -222,6 +227,9 @@ def write_model(job: Job, name: str, label: str, path: Path) -> None:
     plain = job.run.view(name) == SINGLE and not scaling_of(job.run, name)
     if format_name == "keras" and stored.exists() and plain:
         shutil.copyfile(stored, path)
+        return
+    if format_name == NATIVE:
+        write_native(job.run, job.config, contender, path)
         return
     set_threads(job.config.threads)
     model = build_calibrated_network(job.run, job.config, contender)
@@ -246,7 +254,7 @@ def representative_images(job: Job, name: str) -> np.ndarray:
 
 
 def build_calibrated_network(run: Run, config: Config, contender: Contender) -> Any:
-    """Build a contender as one network, see `is_one_network`."""
+    """Build a contender as one network, see `obstacle_to_one_network`."""
     name = contender.name
     if isinstance(contender, EnsembleContender):
         members = members_of(config, contender)

@@ -25,7 +25,14 @@ from cvpipe.errors import InputError
 from cvpipe.features.table import KINDS, Feature, FileFeature
 from cvpipe.files import read_json, write_json
 from cvpipe.formats import reader_versions
-from cvpipe.inference.crops import CUT_RULE, SINGLE, cut_batch, num_views, sizes_to_load
+from cvpipe.inference.crops import (
+    CUT_RULE,
+    SINGLE,
+    cut_batch,
+    join_views,
+    num_views,
+    sizes_to_load,
+)
 from cvpipe.models.backbones import BACKBONES, FEATURES_POINT, weights_fingerprint
 from cvpipe.models.deep_features import DeepFeature
 from cvpipe.models.features import BATCH_SIZE, build_frozen_embed
@@ -151,17 +158,11 @@ class Describer:
     def _join(self, blocks: Sequence[np.ndarray], num_images: int) -> np.ndarray:
         if not blocks:
             return np.zeros((num_images, 1), dtype=np.float32)
-        if self.scales:
-            pairs = zip(blocks, self.scales, strict=True)
-            blocks = [block * np.float32(scale) for block, scale in pairs]
-        views = max(descriptor.num_views for descriptor in self.descriptors)
-        by_view = []
-        for block, descriptor in zip(blocks, self.descriptors, strict=True):
-            length = descriptor.row_size // descriptor.num_views
-            rows = block.reshape(num_images, descriptor.num_views, length)
-            by_view.append(np.broadcast_to(rows, (num_images, views, length)))
-        joined = np.concatenate(by_view, axis=2)
-        return joined.reshape(num_images, views * joined.shape[2])
+        pairs = zip(blocks, self.descriptors, strict=True)
+        by_view = [
+            block.reshape(num_images, d.num_views, d.row_size // d.num_views) for block, d in pairs
+        ]
+        return join_views(by_view, self.scales)
 
 
 def setup_of(config: Config) -> Setup:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,20 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.config import EnsembleContender, NetworkContender, usable_cores
-from cvpipe.data.images import DECODE_RULE, DecodeRule, decode_rule
+from cvpipe.data.images import bundle_rule, decode_rule
+from cvpipe.data.threads import load_sizes
 from cvpipe.errors import InputError, check_name
+from cvpipe.export.bundle import RUNTIME_NAME, image_sizes
 from cvpipe.export.files import hash_of
-from cvpipe.export.formats import parse_label
+from cvpipe.export.formats import KERAS, NATIVE, parse_label
 from cvpipe.export.running import open_file
+from cvpipe.export.runtime import input_problem
+from cvpipe.features.table import KINDS
 from cvpipe.files import read_json
 from cvpipe.inference.calibration import Calibration
 from cvpipe.inference.crops import average_over_views
 from cvpipe.inference.ensembling import Ensemble
-from cvpipe.models.features import build_embed
+from cvpipe.models.features import BATCH_SIZE, build_embed
 from cvpipe.runs import Run, open_run
 from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.contenders import (
@@ -31,6 +35,7 @@ from cvpipe.stages.contenders import (
 )
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.features import Describe, from_images
+from cvpipe.stages.native import open_native
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class ImageClassifier:
         describe: Function from paths to rows.
         classify: Function from rows to probabilities.
         operating_point: The frozen rule to decide by, see `decide`; empty where there is none.
+        costs: What mistakes cost, see `cvpipe.evaluation.costs.cost_matrix`; empty where nobody
+            said.
     """
 
     name: str
@@ -50,6 +57,7 @@ class ImageClassifier:
     describe: Describe
     classify: Callable[[np.ndarray], np.ndarray]
     operating_point: dict[str, Any] = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def predict_proba(self, paths: Sequence[str | Path]) -> pd.DataFrame:
         """Classify image files.
@@ -144,6 +152,7 @@ def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
             lambda paths: np.hstack([m.classify(m.describe(paths)) for m in members]),
             calibrated(functools.partial(combine_rows, load_ensemble(run, name)), calibration),
             point,
+            config.evaluate.costs,
         )
     if isinstance(contender, NetworkContender):
         # The whole network as it is stored: what an export is made of.
@@ -156,6 +165,7 @@ def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
             from_images(build_embed(model), size, rule, config.threads, seen),
             calibrated(average_over_views(as_they_are, seen, mean_of), calibration),
             point,
+            config.evaluate.costs,
         )
     return ImageClassifier(
         name,
@@ -163,6 +173,7 @@ def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
         stored_describer(run, contender, seen).prepare(),
         calibrated(average_over_views(load_predictor(run, contender), seen, mean_of), calibration),
         point,
+        config.evaluate.costs,
     )
 
 
@@ -181,25 +192,19 @@ def calibrated(
     return lambda rows: calibration.apply(predict(rows))
 
 
-def bundle_rule(bundle: Mapping[str, Any]) -> DecodeRule:
-    """Read from a `bundle.json` how a file becomes pixels.
+def open_exported(path: Path, label: str, threads: int) -> Callable[..., np.ndarray]:
+    """Open a file of a bundle.
 
-    What a bundle of an older version does not say is the default, which was the rule then.
+    Args:
+        path: The file.
+        label: What it is, see `cvpipe.export.formats.parse_label`.
+        threads: See `cvpipe.export.running.open_file`.
 
-    Raises:
-        InputError: The rule is none that this version of cvpipe has.
+    Returns:
+        A function from a batch of images for each of the bundle's `image_sizes` to probabilities.
     """
-    stated = bundle["input"]
-    named = stated.get("decode_rule", DECODE_RULE)
-    if named != DECODE_RULE:
-        raise InputError(
-            f"the bundle was made for images decoded by the rule {named!r}, but this version of "
-            f"cvpipe has the rule {DECODE_RULE!r}; export it again with this version, or use the "
-            "version that exported it."
-        )
-    known = [part.name for part in fields(DecodeRule) if part.name in stated]
-    values = {name: stated[name] for name in known}
-    return DecodeRule(**{**values, "dicom_window": tuple(stated.get("dicom_window", ()))})
+    name, _ = parse_label(label)
+    return open_native(path) if name == NATIVE else open_file(path, name, threads)
 
 
 def _load_bundle(folder: Path, label: str, contender: str) -> ImageClassifier:
@@ -214,7 +219,7 @@ def _load_bundle(folder: Path, label: str, contender: str) -> ImageClassifier:
         raise InputError(
             f"{str(folder)!r} holds no model file, none has passed its check; see its parity.json."
         )
-    label = label or ("keras" if "keras" in files else next(iter(files)))
+    label = label or (KERAS if KERAS in files else next(iter(files)))
     path = folder / files[check_name("format", label, files)]
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"{str(path)!r} does not lie in the bundle; export it again.")
@@ -224,15 +229,29 @@ def _load_bundle(folder: Path, label: str, contender: str) -> ImageClassifier:
             "bundle.json); copy it anew, or export again."
         )
     threads = usable_cores()
-    if label == "keras":
-        embed = build_embed(load_network(path))
+    problem = input_problem(bundle["input"])
+    if problem:
+        raise InputError(f"the bundle.json of {str(folder)!r} is damaged: {problem}.")
+    for feature in bundle.get("features", {}).values():
+        kind, version = feature["kind"], feature["version"]
+        if kind not in KINDS or KINDS[kind].version != version:
+            raise InputError(
+                f"{str(path)!r} reads the feature {kind!r} as version {version} of it computes "
+                f"it, which this cvpipe does not have; use the {RUNTIME_NAME} beside it, or export "
+                "it again."
+            )
+    sizes, rule = image_sizes(bundle), bundle_rule(bundle)
+    if label == KERAS:
+        predict = build_embed(load_network(path))
     else:
-        embed = open_file(path, parse_label(label)[0], threads)
-    height, width = bundle["input"]["image_size"]
+        predict = open_exported(path, label, threads)
     return ImageClassifier(
         bundle["contender"],
         list(bundle["class_names"]),
-        from_images(embed, (height, width), bundle_rule(bundle), threads),
+        lambda paths: np.concatenate(
+            [predict(*batch) for batch in load_sizes(paths, sizes, rule, BATCH_SIZE, threads)]
+        ),
         as_they_are,
         bundle.get("decisions", {}).get("operating_point", {}),
+        bundle.get("costs", {}),
     )

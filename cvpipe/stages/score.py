@@ -9,6 +9,7 @@ import pandas as pd
 from cvpipe.data.audit import hash_file
 from cvpipe.data.manifest import LABEL_COLUMN, scan_images
 from cvpipe.errors import GateError, InputError
+from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.runs import Run
 from cvpipe.stages.predict import load
@@ -90,9 +91,12 @@ def score(
         rows["label"].to_numpy(),
     )
     groups = rows.set_index("image_id")["group"]
+    costs = None
+    if classifier.costs:
+        costs = cost_matrix(classifier.costs, classifier.class_names)
     return Scored(
         classifier.name,
-        score_predictions(predicted, groups, SEED),
+        score_predictions(predicted, groups, SEED, costs=costs),
         predicted,
         num_seen,
         [name for name in classifier.class_names if name not in set(rows["label"])],

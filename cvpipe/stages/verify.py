@@ -18,22 +18,28 @@ import numpy as np
 
 from cvpipe import frames
 from cvpipe.data.audit import hash_file
-from cvpipe.data.threads import load_batches
+from cvpipe.data.images import bundle_rule
+from cvpipe.data.threads import load_sizes
 from cvpipe.errors import GateError, InputError, check_name
 from cvpipe.evaluation.comparison import compare_predictions
 from cvpipe.evaluation.scoring import score_predictions
-from cvpipe.export.bundle import BUNDLE_VERSION, compare_probabilities, tolerance_of
+from cvpipe.export.bundle import (
+    BUNDLE_VERSION,
+    compare_probabilities,
+    image_sizes,
+    tolerance_of,
+)
 from cvpipe.export.files import bytes_of, hash_of
-from cvpipe.export.formats import KERAS, SAVED_MODEL, file_name, parse_label
+from cvpipe.export.formats import KERAS, NATIVE, SAVED_MODEL, file_name, parse_label
 from cvpipe.export.operations import forbidden_in, operations_in
-from cvpipe.export.running import open_file
 from cvpipe.files import read_json, write_json
 from cvpipe.models.framework import set_threads
 from cvpipe.report.content import NO_WORSE_MARGINS
 from cvpipe.runs import Run, data_root, open_run
 from cvpipe.stages.bundle_facts import describe_bundle
 from cvpipe.stages.job import Job, Nobody
-from cvpipe.stages.predict import bundle_rule
+from cvpipe.stages.predict import open_exported
+from cvpipe.stages.runtime_text import import_program, kinds_in
 
 IMAGES_AT_A_TIME = 32
 SPLITS = ("val", "test")
@@ -66,7 +72,8 @@ def verify_bundle(bundle: Path, data: Path | None = None) -> dict[str, Any]:
     if not facts["files"]:
         raise InputError(
             f"{str(bundle)!r} holds no model file, none has passed the check; export one with: "
-            f"cvpipe export {bundle.parent.parent} --contender {name} --format litert"
+            f"cvpipe export {bundle.parent.parent} --contender {name} --format FORMAT, see "
+            "cvpipe list exports"
         )
     formats = {
         label: check_in_fresh_process(bundle, label, file_in(bundle, facts, label), root)
@@ -186,10 +193,11 @@ def check_file(bundle: Path, label: str, file: Path, data: Path | None = None) -
         *wrong_facts(facts, describe_bundle(job, bundle.resolve().name)),
         *wrong_hash(bundle, facts, label, file),
     ]
-    reasons = reasons or [
-        f"it contains {operation}, which does not run everywhere or gives random numbers"
-        for operation in forbidden_in(operations_in(file, format_name), format_name)
-    ]
+    if not reasons and format_name != NATIVE:  # which has no operations but those of cvpipe
+        reasons = [
+            f"it contains {operation}, which does not run everywhere or gives random numbers"
+            for operation in forbidden_in(operations_in(file, format_name), format_name)
+        ]
     if reasons:  # nothing is read or computed of a file that is not what it says
         return {"passed": False, "reason": "; ".join(reasons), "splits": {}}
     result = compare_on_images(job, bundle.resolve().name, facts, label, file)
@@ -273,16 +281,18 @@ def compare_on_images(
     job: Job, bundle_name: str, facts: Mapping[str, Any], label: str, file: Path
 ) -> dict[str, Any]:
     """Predict val and test with a file and compare with the stored tables."""
-    name, threads = parse_label(label)[0], job.config.threads
     before = peak_bytes()
-    if name in (KERAS, SAVED_MODEL):
-        set_threads(threads)
-    predict = open_file(file, name, threads)
+    if parse_label(label)[0] in (KERAS, SAVED_MODEL):
+        set_threads(job.config.threads)
+    if parse_label(label)[0] == NATIVE:  # by the very program that lies beside it
+        predict = import_program(kinds_in(facts)).open_native(file)
+    else:
+        predict = open_exported(file, label, job.config.threads)
     tables, splits = {}, {}
     for split in SPLITS:
         measured = job.run.predictions(split, bundle_name)
         batches = load_checked(job, facts, measured["image_id"].tolist())
-        exported = np.concatenate([predict(batch) for batch in batches])
+        exported = np.concatenate([predict(*batch) for batch in batches])
         splits[split] = compare_probabilities(
             frames.probabilities_of(measured), exported, tolerance_of(label)
         )
@@ -302,11 +312,14 @@ def compare_on_images(
 
 
 def load_checked(job: Job, facts: Mapping[str, Any], image_ids: Sequence[str]) -> Any:
-    """Load images by what a bundle says, in batches; others than were measured are refused."""
+    """Load images by what a bundle says, in batches; others than were measured are refused.
+
+    A batch is a list: one array for each size of the bundle's images.
+    """
     check_images(job.run, job.root, image_ids)
     paths = [job.root / image_id for image_id in image_ids]
-    size, rule = tuple(facts["input"]["image_size"]), bundle_rule(facts)
-    return load_batches(paths, size, rule, IMAGES_AT_A_TIME, job.config.threads)
+    rule = bundle_rule(facts)
+    return load_sizes(paths, image_sizes(facts), rule, IMAGES_AT_A_TIME, job.config.threads)
 
 
 def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str, Any]:
@@ -340,15 +353,15 @@ def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str,
 
 
 def milliseconds_per_image(
-    predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, batch_size: int
+    predict: Callable[..., np.ndarray], images: Sequence[np.ndarray], batch_size: int
 ) -> float:
     """Measure how long a file takes for an image in batches of one size, the median of some."""
-    batch = np.resize(images, (batch_size, *images.shape[1:]))
-    predict(batch)  # prepares itself for the size
+    batch = [np.resize(one, (batch_size, *one.shape[1:])) for one in images]
+    predict(*batch)  # prepares itself for the size
     seconds = []
     for _ in range(NUM_ROUNDS):
         started = time.perf_counter()
-        predict(batch)
+        predict(*batch)
         seconds.append(time.perf_counter() - started)
     return 1000 * float(np.median(seconds)) / batch_size
 

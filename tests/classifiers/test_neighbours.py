@@ -10,9 +10,9 @@ from cvpipe.classifiers import neighbours
 from cvpipe.classifiers.neighbours import (
     METRICS,
     NearestNeighbours,
-    count_votes,
     find_neighbours,
     prepare_rows,
+    share_votes,
 )
 from cvpipe.errors import InputError
 
@@ -137,7 +137,7 @@ def test_an_even_k_of_two_follows_the_nearest():
 
 def test_a_lead_that_is_no_tie_is_left_alone():
     codes = np.array([[1, 0, 0]])
-    shares = count_votes("majority", np.ones((1, 3)), codes, np.array([[1.0, 0.51, 0.5]]), 2)
+    shares = share_votes("majority", np.ones((1, 3)), codes, np.array([[1.0, 0.51, 0.5]]), 2)
     assert shares.argmax() == 0
     np.testing.assert_allclose(shares, [[1.01 / 2.01, 1 / 2.01]], rtol=1e-15)
 

@@ -10,7 +10,7 @@ import skimage.data
 from PIL import Image
 
 from cvpipe.errors import InputError
-from cvpipe.export.formats import FORMATS, check_format, label_of, parse_label
+from cvpipe.export.formats import NETWORK_FORMATS, check_format, label_of, parse_label
 from cvpipe.inference.calibration import NETWORK_FLOOR
 from cvpipe.inference.crops import crop_origins, sizes_to_load
 from cvpipe.models.backbones import BACKBONES, BackboneSpec, build_backbone
@@ -18,7 +18,7 @@ from cvpipe.models.framework import import_keras
 from cvpipe.models.heads import attach_linear_head
 from cvpipe.models.merging import GEOMETRIC_MEAN, merge_networks, scale_probabilities, views_inside
 
-LABELS = [label_of(name, p) for name, entry in FORMATS.items() for p in entry.precisions]
+LABELS = [label_of(name, p) for name, entry in NETWORK_FORMATS.items() for p in entry.precisions]
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 STATISTICS = {"channel_mean": np.float32([120, 105, 95]), "channel_std": np.float32([60, 58, 62])}
 PATCH = 100  # pixels of a photo that an image shows

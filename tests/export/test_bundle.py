@@ -10,7 +10,7 @@ from PIL import Image
 
 from cvpipe.data.images import read_image, resize_image
 from cvpipe.errors import InputError
-from cvpipe.export.bundle import KERAS_TOLERANCE, bundle_readme, compare_probabilities
+from cvpipe.export.bundle import EXACT_TOLERANCE, bundle_readme, compare_probabilities
 
 CLASS_NAMES = ["0", "NA", "größe <b> & 100 %", "{brace}", "back\\slash"]
 
@@ -63,7 +63,7 @@ def test_exactly_the_tolerance_passes(tolerance, passed, sign):
 
 def test_dtypes_may_differ():
     measured = np.array([[0.1, 0.9]])
-    found = compare_probabilities(measured, measured.astype(np.float32), KERAS_TOLERANCE)
+    found = compare_probabilities(measured, measured.astype(np.float32), EXACT_TOLERANCE)
     assert found["passed"] is True
     assert 0 < found["largest_difference"] < 1e-7
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cvpipe.errors import InputError
-from cvpipe.export.formats import FORMATS, parse_label
+from cvpipe.export.formats import NETWORK_FORMATS, parse_label
 from cvpipe.export.operations import forbidden_in, operations_in
 from cvpipe.export.writing import write_file
 from cvpipe.models.framework import import_keras, import_tensorflow
@@ -318,7 +318,7 @@ def test_random_operations_of_tensorflow():
 # Refusals
 
 
-@pytest.mark.parametrize("name", [p.values[0] for p in installed(FORMATS)])
+@pytest.mark.parametrize("name", [p.values[0] for p in installed(NETWORK_FORMATS)])
 def test_other_files(name, tmp_path):
     message = r"there is no file '.*nothing'; give the path of an exported model\."
     with pytest.raises(InputError, match=message):

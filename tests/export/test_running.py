@@ -11,7 +11,7 @@ import pytest
 
 from cvpipe.errors import InputError
 from cvpipe.export import running
-from cvpipe.export.formats import FORMATS, parse_label
+from cvpipe.export.formats import NETWORK_FORMATS, parse_label
 from cvpipe.export.running import open_file
 from tests.export.networks import BUILDERS, compute, images_for, installed, network
 from tests.models.test_runtimes import run_python
@@ -184,7 +184,7 @@ def test_other_images_are_refused(written, label, shape, dtype, given):
         run(np.zeros(shape, dtype))
 
 
-@pytest.mark.parametrize("name", [p.values[0] for p in installed(FORMATS)])
+@pytest.mark.parametrize("name", [p.values[0] for p in installed(NETWORK_FORMATS)])
 def test_missing_files(name, tmp_path):
     with pytest.raises(InputError, match=r"there is no file '.*nothing'; give the path of an exp"):
         open_file(tmp_path / "nothing", name, 1)

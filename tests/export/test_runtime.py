@@ -16,18 +16,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvpipe.data.images import DECODE_RULE, DecodeRule, Fit, read_image, resize_image
+from cvpipe.data.images import (
+    DECODE_RULE,
+    DecodeRule,
+    Fit,
+    bundle_rule,
+    read_image,
+    resize_image,
+)
 from cvpipe.errors import InputError
 from cvpipe.export import runtime
 from cvpipe.export.bundle import BUNDLE_VERSION
 from cvpipe.export.runtime import (
     BATCH_SIZE,
     DICOM_REFUSED,
-    RUNTIMES,
     Classifier,
     Program,
     Runtime,
     build_runtime,
+    network_runtimes,
     open_litert,
     open_onnx,
     path_inside,
@@ -35,7 +42,6 @@ from cvpipe.export.runtime import (
 )
 from cvpipe.formats import is_dicom
 from cvpipe.models.framework import import_tensorflow
-from cvpipe.stages.predict import bundle_rule
 from tests.data.odd_files import broken_files, encode, odd_files, photos
 
 # Pillow warns of damaged metadata, which some of these files have on purpose.
@@ -72,11 +78,13 @@ EACH = [
     pytest.param("onnx", marks=needs_onnx, id="onnx"),
 ]
 OPENERS = {"litert": open_litert, "onnx": open_onnx}
+RUNTIMES = network_runtimes()
 
 
 def build_text():
     without = {"cvpipe.data.images._decode_dicom": DICOM_REFUSED}
-    return build_runtime(read_image, resize_image, bundle_rule, DECODE_RULE, without)
+    functions = (read_image, resize_image, bundle_rule, network_runtimes)
+    return build_runtime(*functions, DECODE_RULE, "ai-edge-litert", without)
 
 
 def bundle_facts(**changes):
@@ -370,7 +378,7 @@ def rows_of(output):
 
 def check_rows(output, shots, pixels, seed):
     header, *rows = rows_of(output)
-    assert header == ["image", "class", *(f"p_{name}" for name in CLASS_NAMES)]
+    assert header == ["image", "predicted", *(f"p_{name}" for name in CLASS_NAMES)]
     assert [row[0] for row in rows] == shots
     expected = expected_of(pixels, seed)
     found = np.array([[float(cell) for cell in row[2:]] for row in rows])
@@ -409,10 +417,10 @@ def test_command_line_as_json_with_a_chosen_file(bundle, shots, pixels):
     assert [record["image"] for record in records] == shots
     expected = expected_of(pixels, SEEDS["onnx"])
     for record, row in zip(records, expected, strict=True):
-        assert list(record) == ["image", "class", "probabilities"]
+        assert list(record) == ["image", "predicted", "probabilities"]
         assert list(record["probabilities"]) == CLASS_NAMES
         np.testing.assert_allclose(list(record["probabilities"].values()), row, atol=1e-6)
-        assert record["class"] == CLASS_NAMES[row.argmax()]
+        assert record["predicted"] == CLASS_NAMES[row.argmax()]
 
 
 def test_command_line_without_a_runtime(bundle, shots):
@@ -452,7 +460,7 @@ def test_command_line_with_a_name_that_is_no_text(bundle, shots):
 
 # The functions, in this process
 
-PROGRAM = Program(read_image, resize_image, bundle_rule)
+PROGRAM = Program(read_image, resize_image, bundle_rule, RUNTIMES)
 
 
 class Fake:
@@ -791,7 +799,7 @@ def test_output_keeps_every_bit_and_every_name(folder, fake, shots, capsys):
     assert PROGRAM.main(["--bundle", str(folder), *shots]) == 0
     out = capsys.readouterr().out
     assert "\r" not in out
-    assert out.splitlines()[0] == 'image,class,p_0,p_NA,p_<b>,"p_größe, ""'
+    assert out.splitlines()[0] == 'image,predicted,p_0,p_NA,p_<b>,"p_größe, ""'
     header, *rows = rows_of(out)
     assert header[2:] == [f"p_{name}" for name in CLASS_NAMES]
     assert [row[:2] for row in rows] == [[shot, "NA"] for shot in shots]

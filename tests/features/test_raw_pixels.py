@@ -182,7 +182,7 @@ def test_another_size_than_fitted():
     [
         (
             {"colour": "rgb"},
-            r"^colour of the raw-pixel feature is 'rgb'; choose one of \['colour', 'grey'\]\.$",
+            r"^colour of the raw-pixel feature is 'rgb'; choose one of \['grey', 'colour'\]\.$",
         ),
         (
             {"normalise": True},

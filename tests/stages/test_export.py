@@ -15,7 +15,7 @@ from cvpipe.config import ExportSection
 from cvpipe.errors import GateError, InputError
 from cvpipe.export.bundle import TOLERANCES, tolerance_of
 from cvpipe.export.files import bytes_of, hash_of
-from cvpipe.export.formats import FORMATS, file_name, label_of, parse_label
+from cvpipe.export.formats import NETWORK_FORMATS, file_name, label_of, parse_label
 from cvpipe.files import read_json, write_json
 from cvpipe.runs import Run
 from cvpipe.stages import export
@@ -61,10 +61,16 @@ members = ["small", "pixels"]
 """
 EXACT = [
     label_of(name, precision)
-    for name, entry in FORMATS.items()
+    for name, entry in NETWORK_FORMATS.items()
     for precision in entry.precisions
     if precision in TOLERANCES
 ]
+
+
+@pytest.fixture(scope="module")
+def photos(odd_photos):
+    """The classes are called `0`, `NA` and `<b>`."""
+    return odd_photos
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from cvpipe.classifiers.search import fit_at
 from cvpipe.config import validate_config
 from cvpipe.data import pixels as pixels_module
 from cvpipe.data import threads as threads_module
-from cvpipe.data.images import DEFAULT_RULE, DecodeRule, read_image, resize_image
+from cvpipe.data.images import DEFAULT_RULE, DecodeRule, bundle_rule, read_image, resize_image
 from cvpipe.errors import InputError
 from cvpipe.features.file_facts import describe_files
 from cvpipe.features.hog import HistogramOfOrientedGradients
@@ -35,7 +35,7 @@ from cvpipe.stages.features import (
     store_describer,
 )
 from cvpipe.stages.job import Nobody
-from cvpipe.stages.predict import bundle_rule, load, load_contender
+from cvpipe.stages.predict import load, load_contender
 from cvpipe.stages.stored_models import store_estimator
 from tests.data.odd_files import dicom_of
 
@@ -613,6 +613,8 @@ def test_a_bundle_of_another_rule_is_refused():
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         bundle_rule({"input": {"decode_rule": "rgb-99", "fit": "pad"}})
+    with pytest.raises(InputError, match=r"by 'strech', which is none of \['stretch', 'pad'"):
+        bundle_rule({"input": {"fit": "strech"}})
 
 
 def test_network_is_run_once(images, monkeypatch):

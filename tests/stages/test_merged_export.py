@@ -7,7 +7,7 @@ import pytest
 
 import cvpipe
 from cvpipe import frames
-from cvpipe.export.bundle import KERAS_TOLERANCE
+from cvpipe.export.bundle import EXACT_TOLERANCE
 from cvpipe.files import read_json, write_json
 from cvpipe.inference.calibration import FLOOR
 from cvpipe.inference.ensembling import Ensemble
@@ -20,8 +20,9 @@ from cvpipe.stages.contenders import load_network
 from cvpipe.stages.export import (
     contender_to_export,
     export_contender,
-    is_one_network,
     merge_members,
+    obstacle_to,
+    obstacle_to_one_network,
 )
 from cvpipe.stages.job import Job, Nobody
 
@@ -83,7 +84,11 @@ def contender_of(run, name):
 
 def test_what_can_be_one_network(merged):
     config = merged.config()
-    assert [c.name for c in config.contender if is_one_network(merged, config, c)] == ABLE
+    able = [c for c in config.contender if not obstacle_to_one_network(merged, config, c)]
+    assert [c.name for c in able] == ABLE
+    native = [c.name for c in config.contender if not obstacle_to(merged, config, c, "native")]
+    assert native == ["pixels"]
+    assert not set(native) & set(ABLE)
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -94,12 +99,12 @@ def test_one_file_gives_the_measured_probabilities(name, merged, photos, tmp_pat
     copy = Run(shutil.copytree(merged.path, folder, ignore=lambda *_: ["export"]))
     bundle, found = export_contender(copy, name, "keras", photos)
     assert found["passed"], found
-    assert found["splits"]["test"]["tolerance"] == KERAS_TOLERANCE
+    assert found["splits"]["test"]["tolerance"] == EXACT_TOLERANCE
     table = merged.predictions("test", name)
     paths = [photos / image_id for image_id in table["image_id"]]
     loaded = cvpipe.load(bundle).predict_proba(paths)
     np.testing.assert_allclose(
-        frames.probabilities_of(loaded), frames.probabilities_of(table), atol=KERAS_TOLERANCE
+        frames.probabilities_of(loaded), frames.probabilities_of(table), atol=EXACT_TOLERANCE
     )
     by_run = cvpipe.load(merged.path, contender=name).predict_proba(paths)
     np.testing.assert_allclose(
@@ -144,10 +149,10 @@ def test_merged_members_do_the_arithmetic_of_the_tables(ensemble, merged, tmp_pa
 def test_of_ensembles_that_cannot_be_exported_the_best_network_is(merged, photos, tmp_path):
     copy = Run(shutil.copytree(merged.path, tmp_path / "run"))
     job = Job(copy.config(), photos, copy, Nobody())
-    for chosen in ("ballot", "two_sizes", "with_pixels", "pixels"):
+    for chosen in ("ballot", "two_sizes", "with_pixels"):
         write_json(copy.choice_path, {**read_json(copy.choice_path), "chosen": chosen})
-        assert contender_to_export(job) in ABLE
-    for chosen in ABLE:
+        assert contender_to_export(job) in [*ABLE, "pixels"]
+    for chosen in [*ABLE, "pixels"]:
         write_json(copy.choice_path, {**read_json(copy.choice_path), "chosen": chosen})
         assert contender_to_export(job) == chosen
 
@@ -160,7 +165,7 @@ def test_a_bundle_says_what_is_inside(merged, job):
     assert (ensemble["method"], ensemble["where"]) == ("mean", "inside the model")
     assert facts["input"]["image_size"] == [28, 35]
     assert "ensemble" not in describe_bundle(job, "plain")
-    with pytest.raises(TypeError, match="'with_pixels' is not a network"):
+    with pytest.raises(TypeError, match="'with_pixels' is a network in part only"):
         networks_in(job.config, contender_of(merged, "with_pixels"))
 
 

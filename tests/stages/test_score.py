@@ -12,6 +12,7 @@ from cvpipe import frames
 from cvpipe.cli import main
 from cvpipe.errors import GateError, InputError
 from cvpipe.evaluation.scoring import score_predictions
+from cvpipe.files import read_json, write_json
 from cvpipe.stages.score import SEED, count_seen, describe_scores, run_behind, score
 from tests.conftest import CLASS_PHOTOS, write_photos
 
@@ -47,6 +48,19 @@ def test_scores_are_those_of_what_is_predicted(which, run, bundle, others):
     expected = score_predictions(table, pd.Series(ids, index=ids), SEED)
     pd.testing.assert_frame_equal(scored.metrics, expected)
     assert (scored.num_seen, scored.missing_classes) == (0, [])
+
+
+def test_the_mean_cost_is_there_where_mistakes_have_costs(bundle, others, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    facts = read_json(copy / "bundle.json")
+    write_json(copy / "bundle.json", facts | {"costs": {"NA": {"0": 9.0, "poppy": 9.0}}})
+    scored = score(copy, others)
+    table = scored.predictions
+    given, true = frames.predicted_labels(table), table["label"]
+    cost = np.where(given == true, 0.0, np.where(true == "NA", 9.0, 1.0)).mean()
+    rows = scored.metrics[scored.metrics["metric"] == "cost"]
+    assert rows["value"].item() == pytest.approx(cost)
+    assert "cost" not in set(score(bundle, others).metrics["metric"])
 
 
 def test_images_of_a_group_count_as_one_draw(bundle, others, tmp_path):
