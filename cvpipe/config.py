@@ -254,6 +254,7 @@ class AugmentSection(Section):
 
 PlainName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 Side = Annotated[int, Field(ge=1, le=4096)]
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]  # empty: not given
 
 
 def _check_two_sides(size: tuple[int, ...]) -> tuple[int, ...]:
@@ -476,7 +477,7 @@ class NetworkContender(Section):
     name: PlainName
     backbone: str
     weights: str = "package"
-    weights_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    weights_sha256: Sha256 = ""
     image_size: tuple[Side, ...] = ()
     recipe: Literal["linear_probe", "fine_tune", "from_scratch"]
     layers: Annotated[Names, Field(min_length=1)] = ("features",)
@@ -541,6 +542,34 @@ class NetworkContender(Section):
         return self
 
 
+class ImportedContender(Section):
+    """A network that another program trained; nothing of it is fitted here.
+
+    Its figures are honest only if it was never trained on these images, which nobody but who
+    trained it can know.
+
+    Attributes:
+        name: As in `ClassicContender`.
+        model: A Keras file: `.h5` of Keras 2, as Teachable Machine writes it, or `.keras`. Paths
+            start at the pipeline file; otherwise it is looked for from the current folder, and in
+            that of the environment variable CVPIPE_WEIGHTS_DIR.
+        labels: Text file with the names of its outputs, one per line, in their order; found in the
+            same way.
+        scaling: What becomes of the levels of a pixel before the network sees them: `"none"`: 0 to
+            255, `"zero_to_one"`: divided by 255; `"minus_one_to_one"`: divided by 127.5, less 1.
+        model_sha256: Checksum of the model; where the file does not say it, it is filled in, so
+            that another model makes another run.
+        labels_sha256: The same of the labels.
+    """
+
+    name: PlainName
+    model: str
+    labels: str
+    scaling: Literal["none", "zero_to_one", "minus_one_to_one"] = "minus_one_to_one"
+    model_sha256: Sha256 = ""
+    labels_sha256: Sha256 = ""
+
+
 class EnsembleContender(Section):
     """Several other contenders, whose probabilities are combined into one answer.
 
@@ -559,14 +588,20 @@ class EnsembleContender(Section):
     combine: Literal["mean", "geometric_mean", "weighted", "vote", "greedy", "stacking"] = "mean"
 
 
-# One that looks at images itself.
-SingleContender = ClassicContender | NetworkContender
+# One that is fitted here, and one that looks at images itself.
+FittedContender = ClassicContender | NetworkContender
+SingleContender = FittedContender | ImportedContender
 
 # What only sections of a kind have.
-_TELLING_KEYS = {"network": {"backbone", "recipe"}, "ensemble": {"members", "combine"}}
+_TELLING_KEYS = {
+    "network": {"backbone", "recipe"},
+    "imported": {"model", "labels", "scaling"},
+    "ensemble": {"members", "combine"},
+}
 CONTENDER_KINDS: dict[str, type[Section]] = {
     "classic": ClassicContender,
     "network": NetworkContender,
+    "imported": ImportedContender,
     "ensemble": EnsembleContender,
 }
 
@@ -582,6 +617,7 @@ def _contender_kind(values: Any) -> str:
 Contender = Annotated[
     Annotated[ClassicContender, Tag("classic")]
     | Annotated[NetworkContender, Tag("network")]
+    | Annotated[ImportedContender, Tag("imported")]
     | Annotated[EnsembleContender, Tag("ensemble")],
     Discriminator(_contender_kind),
 ]
@@ -787,7 +823,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _can_be_exported(self) -> "Config":
-        networks = [c.name for c in self.contender if isinstance(c, NetworkContender)]
+        kinds = (NetworkContender, ImportedContender)
+        networks = [c.name for c in self.contender if isinstance(c, kinds)]
         if networks and self.evaluate.calibration == "isotonic":
             raise ValueError(
                 "evaluate.calibration is 'isotonic', but its curves cannot be built into the "
@@ -962,11 +999,14 @@ def config_hash(config: Config) -> str:
     """Name a config by its content.
 
     `data.root` is left out: the fingerprint of the manifest says which images were used,
-    wherever they lie.
+    wherever they lie. So are the paths of imported models, of which the checksums say it.
 
     Returns:
         64 hexadecimal digits; equal for equal configs.
     """
     values = config.model_dump(mode="json")
     del values["data"]["root"]
+    for contender in values["contender"]:
+        if "model_sha256" in contender:
+            del contender["model"], contender["labels"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ settings.load_profile("cvpipe")
 CLASS_PHOTOS = {"0": "chelsea", "NA": "coffee", "poppy": "rocket"}
 IMAGES_PER_CLASS = 16
 TESTS = Path(__file__).parent
+PATCH = pytest.MonkeyPatch()
 COMPUTING = ("models", "stages")  # folders whose tests compute with TensorFlow
 
 
@@ -85,17 +87,33 @@ def run_cvpipe(*arguments: object, cwd: Path, **environment: str) -> subprocess.
     )
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Check exported files without a process of their own, each of which imports for seconds."""
-    check_in_this_process(monkeypatch)
+@pytest.fixture(scope="session", autouse=True)
+def _in_this_process(request):
+    """Check exported files without a process of their own, each of which imports for seconds.
+
+    Runs in a process of their own, and what is done within `fresh_processes`, check as users do.
+    """
+    if any(TESTS / "stages" in item.path.parents for item in request.session.items):
+        check_in_this_process()
+    yield
+    PATCH.undo()
 
 
-def check_in_this_process(monkeypatch):
+def check_in_this_process():
     from cvpipe.stages import export, verify
 
     for module in (export, verify):
-        monkeypatch.setattr(module, "check_in_fresh_process", verify.check_file)
+        PATCH.setattr(module, "check_in_fresh_process", verify.check_file)
+
+
+@contextmanager
+def fresh_processes():
+    """Let exported files be checked in processes of their own."""
+    PATCH.undo()
+    try:
+        yield
+    finally:
+        check_in_this_process()
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +127,16 @@ def odd_photos(tmp_path_factory) -> Path:
     """The same photos; the name of one class is HTML."""
     folder = write_photos(tmp_path_factory.mktemp("data") / "photos")
     (folder / "poppy").rename(folder / "<b>")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def keras2_files(tmp_path_factory) -> Path:
+    """A folder of files that Keras 2 wrote, and what it says of some images; not to be changed."""
+    folder = tmp_path_factory.mktemp("keras2")
+    # In a process of its own: two versions of Keras in one would share TensorFlow's settings.
+    script = TESTS / "keras2_files.py"
+    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
     return folder
 
 

@@ -120,6 +120,12 @@ name = "together"
 members = ["hog_svm", "probe"]
 combine = "weighted"
 
+[[contender]]
+name = "teachable"
+model = "converted/keras_model.h5"
+labels = "converted/labels.txt"
+scaling = "none"
+
 [evaluate]
 select_by = "macro_f1"
 resamples = 200
@@ -137,7 +143,7 @@ tumour = {healthy = 20, NA = 2.5}
 [export]
 formats = ["keras"]
 """
-# Another valid value for every field of a config; `data.root` is the one that does not count.
+# Another valid value for every field of a config but those that do not count.
 OTHER_VALUES = {
     "name": "other",
     "seed": 8,
@@ -233,6 +239,10 @@ OTHER_VALUES = {
     "contender.3.name": "together2",
     "contender.3.members": ["probe", "hog_svm"],
     "contender.3.combine": "vote",
+    "contender.4.name": "teachable2",
+    "contender.4.scaling": "zero_to_one",
+    "contender.4.model_sha256": "0" * 64,
+    "contender.4.labels_sha256": "1" * 64,
     "evaluate.select_by": "accuracy",
     "evaluate.resamples": 201,
     "evaluate.calibration": "vector",
@@ -247,6 +257,8 @@ OTHER_VALUES = {
     "evaluate.views": ["single", "ten_crop"],
     "evaluate.view_mean": "logits",
 }
+# What lies there counts, by its own checksum, and not where it lies.
+PLACES = {"data.root", "contender.4.model", "contender.4.labels"}
 # These have a single value today.
 ONE_VALUE = {"export.formats"}
 # These cannot be changed alone.
@@ -425,6 +437,15 @@ def test_defaults_of_a_network(recipe):
     }
 
 
+def test_defaults_of_an_imported_network():
+    imported = {"name": "i", "model": "m.h5", "labels": "l.txt"}
+    (contender,) = validate_config(minimal(contender=[imported])).contender
+    assert contender.model_dump(mode="json") == {
+        **{"name": "i", "model": "m.h5", "labels": "l.txt", "scaling": "minus_one_to_one"},
+        **{"model_sha256": "", "labels_sha256": ""},
+    }
+
+
 def test_usable_cores(monkeypatch):
     assert usable_cores() >= 1
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
@@ -438,7 +459,7 @@ def test_usable_cores(monkeypatch):
 
 def test_other_values_cover_every_field():
     resolved = validate_config(raw_pipeline()).model_dump(mode="json")
-    known = {*OTHER_VALUES, *ONE_VALUE, *CHANGED_TOGETHER, *WITHOUT_EFFECT, "data.root"}
+    known = {*OTHER_VALUES, *ONE_VALUE, *CHANGED_TOGETHER, *WITHOUT_EFFECT, *PLACES}
     assert known == set(keys_of(resolved))
 
 
@@ -497,6 +518,13 @@ def test_hash_depends_on_the_contenders_order_and_number():
     assert len(hashes) == 3
 
 
+@pytest.mark.parametrize("key", sorted(PLACES))
+def test_hash_does_not_depend_on_places(key):
+    raw = raw_pipeline()
+    other = validate_config(changed(raw, key, "elsewhere"))
+    assert config_hash(other) == config_hash(validate_config(raw))
+
+
 def test_hash_does_not_depend_on_root_or_key_order():
     raw = raw_pipeline()
     expected = config_hash(validate_config(raw))
@@ -532,6 +560,7 @@ TOP_KEYS = (
     "'name', 'precision', 'runtime', 'seed', 'split', 'threads']."
 )
 PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
+IMPORTED = {"name": "i", "model": "m.h5", "labels": "l.txt"}
 
 
 @pytest.mark.parametrize(
@@ -550,6 +579,23 @@ PROBE = {"name": "p", "backbone": "b", "recipe": "linear_probe"}
         (
             minimal(contender=[PROBE, {"name": "a", "classifier": "m", "clasifier": "m"}]),
             "unknown key 'contender.2.clasifier'; did you mean 'classifier'?",
+        ),
+        (
+            minimal(contender=[{"name": "a", "model": "m.h5", "lables": "l.txt"}]),
+            "unknown key 'contender.1.lables'; did you mean 'labels'?",
+        ),
+        (
+            minimal(contender=[{"name": "a", "model": "m.h5"}]),
+            "'contender.1.labels' is missing",
+        ),
+        (
+            minimal(contender=[{**IMPORTED, "scaling": "imagenet"}]),
+            "contender.1.scaling: input should be 'none', 'zero_to_one' or 'minus_one_to_one'",
+        ),
+        (minimal(contender=[{**IMPORTED, "model_sha256": "abc"}]), "contender.1.model_sha256:"),
+        (
+            minimal(contender=[IMPORTED], evaluate={"calibration": "isotonic"}),
+            "cannot be built into the exported file of a network ('i')",
         ),
         (
             minimal(contender=[{"name": "a", "classifier": "m", "zzz": 1}]),

@@ -306,7 +306,7 @@ def input_problem(stated: Any) -> str:
 
     Example:
         >>> input_problem({"image_size": [224, 0]})
-        "'image_size' is [224, 0], not a height and a width"
+        "'image_size' is [224, 0], not a height and a width of 1 to 10,000"
     """
     if not isinstance(stated, dict):
         return "'input' is no object"

@@ -3,7 +3,13 @@
 from dataclasses import asdict
 from typing import Any
 
-from cvpipe.config import Config, Contender, EnsembleContender, NetworkContender
+from cvpipe.config import (
+    Config,
+    Contender,
+    EnsembleContender,
+    ImportedContender,
+    NetworkContender,
+)
 from cvpipe.data.images import DECODE_RULE, decode_rule
 from cvpipe.export.bundle import BUNDLE_VERSION
 from cvpipe.features.table import KINDS
@@ -12,17 +18,19 @@ from cvpipe.inference.crops import SINGLE, num_views, sizes_to_load
 from cvpipe.models.backbones import describe_weights
 from cvpipe.runs import Run, read_source
 from cvpipe.stages.ensembles import load_ensemble
+from cvpipe.stages.imported import HONEST_NOTE, describe_origin, imported_size
 from cvpipe.stages.job import Job
 from cvpipe.stages.native import features_of_native, sizes_of_native
 from cvpipe.stages.recipes import backbone_spec, members_of
 
 INSIDE = "inside the model"
+Network = NetworkContender | ImportedContender
 
 
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     """Collect what an app, and whoever is responsible for it, must know about a model."""
     contender = next(c for c in job.config.contender if c.name == name)
-    specs = [backbone_spec(network) for network in networks_in(job.config, contender)]
+    weights = [describe_source(network) for network in networks_in(job.config, contender)]
     metrics = job.run.metrics()
     rows = metrics[
         (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
@@ -62,11 +70,10 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
         **describe_unlike(job, name),
         **({"costs": job.config.evaluate.costs} if job.config.evaluate.costs else {}),
         **decisions_of(job, name),
-        "protocol": "holdout: this very model, on images it was never fitted to or chosen on",
+        "protocol": describe_protocol(job.config, contender),
         "data_fingerprint": read_json(job.run.provenance_path)["data_fingerprint"],
         "licences": {
-            "weights": "; ".join(dict.fromkeys(describe_weights(spec) for spec in specs))
-            or "none are inside",
+            "weights": "; ".join(dict.fromkeys(weights)) or "none are inside",
             "data": source.get("licence", "not stated"),
         },
         "limits": "The figures hold for images from the same source. Nothing is known about "
@@ -74,7 +81,24 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     }
 
 
-def networks_in(config: Config, contender: Contender) -> list[NetworkContender]:
+def describe_protocol(config: Config, contender: Contender) -> str:
+    """Say on which images the figures of a model were measured."""
+    if any(isinstance(n, ImportedContender) for n in networks_in(config, contender)):
+        return (
+            "holdout: this very model, on images it was not chosen on here; it was trained "
+            f"elsewhere, so {HONEST_NOTE}"
+        )
+    return "holdout: this very model, on images it was never fitted to or chosen on"
+
+
+def describe_source(network: Network) -> str:
+    """Say under which licence the weights of a network are, and where they come from."""
+    if isinstance(network, ImportedContender):
+        return describe_origin(network)
+    return describe_weights(backbone_spec(network))
+
+
+def networks_in(config: Config, contender: Contender) -> list[Network]:
     """List the networks that a contender consists of; none where it consists of something else.
 
     Raises:
@@ -83,7 +107,7 @@ def networks_in(config: Config, contender: Contender) -> list[NetworkContender]:
     parts: list[Contender] = [contender]
     if isinstance(contender, EnsembleContender):
         parts = [*members_of(config, contender)]
-    networks = [part for part in parts if isinstance(part, NetworkContender)]
+    networks = [part for part in parts if isinstance(part, NetworkContender | ImportedContender)]
     if 0 < len(networks) < len(parts):
         raise TypeError(f"{contender.name!r} is a network in part only")
     return networks
@@ -124,8 +148,8 @@ def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
     if view == SINGLE:
         return {}
     seen: dict[str, Any] = {"kind": view, "passes": num_views(view)}
-    if isinstance(contender, NetworkContender):  # others may have several
-        seen |= {"crop_size": list(backbone_spec(contender).size)}
+    if isinstance(contender, NetworkContender | ImportedContender):  # others may have several
+        seen |= {"crop_size": list(network_size(run, contender))}
     seen |= {"mean_of": run.config().evaluate.view_mean}
     return {"view": {**seen, "where": INSIDE}}
 
@@ -165,6 +189,13 @@ def describe_unlike(job: Job, name: str) -> dict[str, Any]:
     return {"unlike": unlike}
 
 
-def size_to_load(run: Run, contender: NetworkContender) -> tuple[int, int]:
+def network_size(run: Run, contender: Network) -> tuple[int, int]:
+    """Say which size, `(height, width)`, the images have that a network takes."""
+    if isinstance(contender, ImportedContender):
+        return imported_size(run, contender.name)
+    return backbone_spec(contender).size
+
+
+def size_to_load(run: Run, contender: Network) -> tuple[int, int]:
     """Say to which size images are brought for a network, in its view."""
-    return sizes_to_load(run.view(contender.name), backbone_spec(contender).size)[0]
+    return sizes_to_load(run.view(contender.name), network_size(run, contender))[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import Config, NetworkContender
+from cvpipe.config import Config, ImportedContender, NetworkContender
 from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import compare_predictions
 from cvpipe.evaluation.scoring import score_predictions
@@ -70,7 +70,8 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame, view: str = "") -> No
 def floor_of(config: Config, name: str) -> float:
     """Say from where on a contender's probabilities are too small to mean what they say."""
     contender = next(c for c in config.contender if c.name == name)
-    return NETWORK_FLOOR if isinstance(contender, NetworkContender) else FLOOR
+    is_network = isinstance(contender, NetworkContender | ImportedContender)
+    return NETWORK_FLOOR if is_network else FLOOR
 
 
 def both_halves(val: pd.DataFrame, again: bool = False) -> list[np.ndarray]:

@@ -29,6 +29,8 @@ from cvpipe.config import (
     Config,
     Contender,
     EnsembleContender,
+    FittedContender,
+    ImportedContender,
     NetworkContender,
     SingleContender,
 )
@@ -37,6 +39,7 @@ from cvpipe.inference.crops import SINGLE, average_over_views
 from cvpipe.models.features import build_embed
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head, head_of
+from cvpipe.models.imported import check_probabilities
 from cvpipe.models.runtimes import TENSORFLOW
 from cvpipe.runs import Run
 from cvpipe.stages.calibration import (
@@ -66,6 +69,7 @@ from cvpipe.stages.features import (
     setup_of,
     store_describer,
 )
+from cvpipe.stages.imported import import_model
 from cvpipe.stages.job import Job
 from cvpipe.stages.networks import (
     CHECKPOINT,
@@ -81,6 +85,7 @@ from cvpipe.stages.recipes import (
     classifier_of,
     feature_names,
     is_trained,
+    is_whole_network,
     names_to_learn,
     probe_feature,
     views_of,
@@ -89,6 +94,7 @@ from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.stored_models import load_estimator, store_estimator
 
 Predictor = Callable[[np.ndarray], np.ndarray]
+NUM_TRIED = 32  # images on which an imported network is tried
 EPOCHS = "epochs"  # what is chosen for a network beside the settings of its head
 
 
@@ -102,6 +108,7 @@ class Fit:
         fitted: How its settings were found.
         setup: How it reads images where it is measured.
         trained: Its network, if it is one that was trained.
+        imported: Its network, if another program trained it.
     """
 
     describer: Describer
@@ -109,6 +116,12 @@ class Fit:
     fitted: FittedClassifier
     setup: Setup
     trained: TrainedNetwork | None = None
+    imported: Any = None
+
+    @property
+    def network(self) -> Any:
+        """The network that reads images and says probabilities; `None` where there is none."""
+        return self.trained.model if self.trained else self.imported
 
 
 def fit_contender(
@@ -125,6 +138,9 @@ def fit_contender(
     """
     if isinstance(contender, EnsembleContender):
         fit_ensemble_contender(job, contender, train)
+        return
+    if isinstance(contender, ImportedContender):
+        adopt_imported(job, contender, train)
         return
     # Whoever comes first would pay for all who share features.
     features_of(job, learn_on(job, contender, train), train)
@@ -150,8 +166,30 @@ def fit_ensemble_contender(job: Job, contender: EnsembleContender, train: pd.Dat
         seconds += read_json(job.run.part_path(name) / "fit.json")["fit_seconds"]
     part = job.run.part_path(contender.name)
     store_ensemble(part, ensemble)
-    fitted = FittedClassifier(None, {}, pd.DataFrame(columns=SCORE_COLUMNS))
-    store_fit(part, fitted, {"model": MODEL_NAME, "fit_seconds": round(seconds, 3)})
+    facts = {"model": MODEL_NAME, "fit_seconds": round(seconds, 3)}
+    store_fit(part, nothing_fitted(), facts)
+
+
+def adopt_imported(job: Job, contender: ImportedContender, train: pd.DataFrame) -> None:
+    """Take a network of another program as a fitted contender, if it gives probabilities.
+
+    Raises:
+        InputError: It cannot be imported, or gives none on images of train.
+    """
+    warnings = import_model(job, contender)
+    part = job.run.part_path(contender.name)
+    fit = imported_fit(job, contender)
+    some = train.iloc[np.linspace(0, len(train) - 1, min(NUM_TRIED, len(train))).astype(int)]
+    rows = fit.predict(features_of(job, fit.describer, some.reset_index(drop=True)))
+    check_probabilities(rows, Path(contender.model))
+    size = list(fit.network.input_shape[1:3])
+    fitted = replace(nothing_fitted(), warnings=warnings)
+    store_fit(part, fitted, {"model": "model.keras", "fit_seconds": 0.0, "image_size": size})
+
+
+def nothing_fitted() -> FittedClassifier:
+    """Say that a contender has no settings that were found by fitting."""
+    return FittedClassifier(None, {}, pd.DataFrame(columns=SCORE_COLUMNS))
 
 
 def store_model(job: Job, contender: SingleContender, fit: Fit, part: Path) -> str:
@@ -198,6 +236,8 @@ def fit_rows(
         checkpoint: File from which such a training goes on.
         checked: Whether such a network is tested before and after.
     """
+    if isinstance(contender, ImportedContender):
+        return imported_fit(job, contender)
     describer = learn_on(job, contender, rows)
     if not isinstance(contender, NetworkContender) or not is_trained(contender):
         arguments = fitting_arguments(job, contender, rows, describer)
@@ -215,6 +255,8 @@ def refit_rows(
     job: Job, contender: SingleContender, rows: pd.DataFrame, chosen: Mapping[str, Any]
 ) -> Fit:
     """Fit a contender on manifest rows with hyperparameters that are known already."""
+    if isinstance(contender, ImportedContender):
+        return imported_fit(job, contender)
     describer = learn_on(job, contender, rows)
     arguments = fitting_arguments(job, contender, rows, describer)
     if not isinstance(contender, NetworkContender) or not is_trained(contender):
@@ -236,7 +278,8 @@ def measuring_setup(config: Config, contender: Contender) -> Setup:
     that its head was fitted on. Every other contender reads what it was fitted on.
     """
     setup = setup_of(config)
-    return by_tensorflow(setup) if isinstance(contender, NetworkContender) else setup
+    is_network = isinstance(contender, NetworkContender | ImportedContender)
+    return by_tensorflow(setup) if is_network else setup
 
 
 def by_tensorflow(setup: Setup) -> Setup:
@@ -268,6 +311,18 @@ def trained_fit(job: Job, trained: TrainedNetwork) -> Fit:
     return Fit(network_describer(trained.model, setup), as_they_are, fitted, setup, trained)
 
 
+def imported_fit(job: Job, contender: ImportedContender) -> Fit:
+    """Say of a network that was imported what is said of every fitted contender.
+
+    Nothing of it is fitted, so it is the same whatever rows it is asked to be fitted on.
+    """
+    setup = measuring_setup(job.config, contender)
+    set_threads(setup.threads)
+    model = load_network(job.run.part_path(contender.name) / "model.keras")
+    describer = network_describer(model, setup)
+    return Fit(describer, as_they_are, nothing_fitted(), setup, imported=model)
+
+
 def as_they_are(probabilities: np.ndarray) -> np.ndarray:
     """Return what a whole network gives: probabilities already."""
     return probabilities
@@ -288,7 +343,7 @@ def predict_by_refit(
 
 
 def fitting_arguments(
-    job: Job, contender: SingleContender, rows: pd.DataFrame, describer: Describer
+    job: Job, contender: FittedContender, rows: pd.DataFrame, describer: Describer
 ) -> dict[str, Any]:
     """Collect what a fit on manifest rows is given beside the name of the classifier.
 
@@ -333,7 +388,7 @@ def stored_describer(run: Run, contender: Contender, view: str = SINGLE) -> Desc
     """Load what the stored model of a contender reads images with, in a view of them."""
     setup = replace(measuring_setup(run.config(), contender), view=view)
     part = run.part_path(contender.name)
-    if is_trained(contender):
+    if is_whole_network(contender):
         set_threads(setup.threads)
         return network_describer(load_network(part / "model.keras"), setup)
     return load_describer(feature_names(contender), setup, part)
@@ -403,8 +458,8 @@ def describer_in_view(fit: Fit, view: str) -> Describer:
     if view == SINGLE:
         return fit.describer
     setup = replace(fit.setup, view=view)
-    if fit.trained:
-        return network_describer(fit.trained.model, setup)
+    if fit.network is not None:
+        return network_describer(fit.network, setup)
     return in_view(fit.describer, setup)
 
 
@@ -418,7 +473,7 @@ def tabulate(job: Job, rows: pd.DataFrame, probabilities: np.ndarray) -> pd.Data
 def load_predictor(run: Run, contender: Contender) -> Predictor:
     """Load a stored contender as a function from what it reads to probabilities."""
     part = run.part_path(contender.name)
-    if is_trained(contender):
+    if is_whole_network(contender):
         return as_they_are
     model_name = read_json(part / "fit.json")["model"]
     if model_name == "model.skops":

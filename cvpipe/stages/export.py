@@ -13,6 +13,7 @@ from cvpipe.config import (
     Config,
     Contender,
     EnsembleContender,
+    ImportedContender,
     NetworkContender,
 )
 from cvpipe.data.images import decode_rule
@@ -95,13 +96,14 @@ def obstacle_to_one_network(run: Run, config: Config, contender: Contender) -> s
             f"its features {list(contender.features)} and its classifier "
             f"{contender.classifier!r} are not layers of a network (the format of those is native)"
         )
-    if isinstance(contender, NetworkContender):
+    if not isinstance(contender, EnsembleContender):
         return ""
     members = members_of(config, contender)
-    classic = [m.name for m in members if not isinstance(m, NetworkContender)]
+    classic = [m.name for m in members if isinstance(m, ClassicContender)]
     if classic:
         return f"its members {classic} are no networks (if none is, there is the format native)"
-    sizes = {size_to_load(run, m) for m in members if isinstance(m, NetworkContender)}
+    networks = [m for m in members if isinstance(m, NetworkContender | ImportedContender)]
+    sizes = {size_to_load(run, member) for member in networks}
     if len(sizes) > 1:
         return f"its members read images of different sizes: {sorted(sizes)}"
     ensemble = load_ensemble(run, contender.name)

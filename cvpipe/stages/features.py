@@ -7,6 +7,7 @@ bytes of its file, and on what was learned from train images where a feature lea
 
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -425,13 +426,9 @@ def network_describer(model: Any, setup: Setup) -> Describer:
         model: Keras model from `uint8` images to probabilities; its weights no longer change.
         setup: How files become rows.
     """
-    weights = hashlib.sha256()
-    for variable in model.variables:
-        weights.update(f"{variable.path} {tuple(variable.shape)}\n".encode())
-        weights.update(np.ascontiguousarray(variable.numpy()).tobytes())
     image_size = (model.input_shape[1], model.input_shape[2])
     space = {
-        "network": weights.hexdigest(),
+        "network": network_fingerprint(model),
         **network_space(setup),
         **view_space(image_size, setup),
     }
@@ -443,6 +440,22 @@ def network_describer(model: Any, setup: Setup) -> Describer:
     views = num_views(setup.view)
     row_size = views * model.output_shape[-1]
     return Describer((Descriptor("network", row_size, space, prepare, num_views=views),))
+
+
+def network_fingerprint(model: Any) -> str:
+    """Hash the weights and the settings of a network's layers: 64 hexadecimal digits.
+
+    Settings, too: imported networks can differ in nothing but how pixels are scaled.
+    """
+    state = hashlib.sha256()
+    for layer in model.layers:
+        settings = {key: value for key, value in layer.get_config().items() if key != "name"}
+        facts = [type(layer).__name__, settings]
+        state.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    for variable in model.variables:
+        state.update(f"{variable.path} {tuple(variable.shape)}\n".encode())
+        state.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    return state.hexdigest()
 
 
 def network_space(setup: Setup) -> dict[str, Any]:

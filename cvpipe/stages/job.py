@@ -43,12 +43,14 @@ class Job:
         root: Folder of the images.
         run: Where everything is written.
         watcher: Who is told.
+        base: Folder at which paths of the config start: that of the pipeline file.
     """
 
     config: Config
     root: Path
     run: Run
     watcher: Watcher
+    base: Path = Path()
 
     @contextmanager
     def timed(self, stage: str, title: str) -> Iterator[None]:

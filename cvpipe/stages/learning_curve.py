@@ -11,7 +11,7 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.classifiers.search import group_folds
 from cvpipe.classifiers.table import SEARCHES
-from cvpipe.config import EnsembleContender, SingleContender
+from cvpipe.config import FittedContender
 from cvpipe.data.splits import nested_subset
 from cvpipe.errors import InputError, TooLittleToLearnError
 from cvpipe.evaluation.learning_curve import (
@@ -25,7 +25,7 @@ from cvpipe.stages.contenders import predict_by_refit
 from cvpipe.stages.evaluate import accuracies_on_test
 from cvpipe.stages.export import contender_to_export
 from cvpipe.stages.job import Job
-from cvpipe.stages.recipes import is_baseline, is_trained
+from cvpipe.stages.recipes import is_baseline, is_whole_network
 from cvpipe.stages.split import rows_of_split
 
 # A part of train is one of so many; an eighth is as far below train as eight times is above it.
@@ -59,25 +59,25 @@ def run_learning_curve(job: Job) -> None:
         write_table(job.run.forecast_path, _join(forecasts, FORECAST_COLUMNS))
 
 
-def contenders_of_curve(job: Job) -> list[SingleContender]:
+def contenders_of_curve(job: Job) -> list[FittedContender]:
     """List the chosen contender and the exported one, where they look at the images.
 
     All contenders would take a fifth of the time of a run. A network that is trained is left
     out, and so are ensembles, which may have one: nine more trainings would take several times as
-    long as all the rest.
+    long as all the rest. Of an imported network nothing is fitted, so more images bring nothing.
     """
     chosen = str(read_json(job.run.choice_path)["chosen"])
     names = dict.fromkeys([chosen, contender_to_export(job)])
     by_name = {
         c.name: c
         for c in job.config.contender
-        if not (isinstance(c, EnsembleContender) or is_baseline(c) or is_trained(c))
+        if isinstance(c, FittedContender) and not (is_baseline(c) or is_whole_network(c))
     }
     return [by_name[name] for name in names if name in by_name]
 
 
 def predict_by_parts(
-    job: Job, contender: SingleContender
+    job: Job, contender: FittedContender
 ) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
     """Predict test by fits on parts of train.
 
@@ -119,7 +119,7 @@ def part_of_train(job: Job, train: pd.DataFrame, number: int, draw: int) -> pd.D
     return train[part].reset_index(drop=True)
 
 
-def can_be_fitted(job: Job, contender: SingleContender, part: pd.DataFrame) -> bool:
+def can_be_fitted(job: Job, contender: FittedContender, part: pd.DataFrame) -> bool:
     """Tell whether a part of train has enough images of every class to fit a contender on."""
     of_class = part.groupby("label")["group"].agg(["size", "nunique"])
     if (

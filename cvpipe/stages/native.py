@@ -15,7 +15,14 @@ import numpy as np
 
 from cvpipe.classifiers.steps import Step, apply_steps
 from cvpipe.classifiers.to_steps import steps_of
-from cvpipe.config import ClassicContender, Config, Contender, EnsembleContender, NetworkContender
+from cvpipe.config import (
+    ClassicContender,
+    Config,
+    Contender,
+    EnsembleContender,
+    ImportedContender,
+    NetworkContender,
+)
 from cvpipe.errors import InputError
 from cvpipe.export.formats import NATIVE
 from cvpipe.export.runtime import Runtime
@@ -106,7 +113,7 @@ class NativeMember(NamedTuple):
 
 def obstacle_to_native(config: Config, contender: Contender) -> str:
     """Say why a contender cannot be handed on as arrays; `""` where it can."""
-    if isinstance(contender, NetworkContender):
+    if isinstance(contender, NetworkContender | ImportedContender):
         return "it is a network; choose a format of networks, such as keras or litert"
     if isinstance(contender, EnsembleContender):
         members = members_of(config, contender)

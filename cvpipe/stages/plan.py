@@ -11,6 +11,7 @@ from cvpipe.config import (
     ClassicContender,
     Config,
     EnsembleContender,
+    ImportedContender,
     NetworkContender,
     SingleContender,
     load_config,
@@ -30,6 +31,7 @@ from cvpipe.models.runtimes import check_runtime
 from cvpipe.models.transfer import WHOLE_NETWORK, freeze_point
 from cvpipe.stages.contact_sheet import changes_images
 from cvpipe.stages.ensembles import NUM_STACKING_FOLDS, STACKING
+from cvpipe.stages.imported import pin_imports
 from cvpipe.stages.recipes import (
     MAJORITY,
     AnyFeature,
@@ -62,10 +64,12 @@ class Plan:
     Attributes:
         config: The checked config.
         root: Folder of the images.
+        base: Folder at which other paths of the config start: that of the pipeline file.
     """
 
     config: Config
     root: Path
+    base: Path = Path()
 
 
 def make_plan(
@@ -111,7 +115,8 @@ def make_plan(
     check_names(config)
     if not root.is_dir():
         raise InputError(_missing_root(root))
-    return Plan(config, root)
+    base = target.parent if suffix in (".toml", ".json") else Path()
+    return Plan(pin_imports(config, base), root, base)
 
 
 def _preset(
@@ -153,7 +158,7 @@ def check_names(config: Config) -> Config:
             check_network(config, contender)
         elif isinstance(contender, EnsembleContender):
             check_members(config, contender)
-        else:
+        elif isinstance(contender, ClassicContender):
             check_classic(contender, features)
     return config
 
@@ -280,6 +285,9 @@ def estimate_seconds(config: Config, num_images: int) -> float:
     for contender in config.contender:
         if isinstance(contender, NetworkContender) and is_trained(contender):
             per_image += training_seconds(config, contender)
+            continue
+        if isinstance(contender, ImportedContender):  # nothing is fitted, in no fold either
+            per_image += SECONDS_PER_IMAGE_BACKBONE * (1 + further_passes(config))
             continue
         if isinstance(contender, EnsembleContender):
             continue

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
-from cvpipe.config import EnsembleContender, SingleContender
+from cvpipe.config import EnsembleContender, ImportedContender, SingleContender
 from cvpipe.files import write_table
 from cvpipe.stages.calibration import calibrate_table, load_calibration
 from cvpipe.stages.contenders import fit_rows, predict_by_refit, predict_rows, store_fit
@@ -51,6 +51,8 @@ def combine_careless(job: Job, contender: EnsembleContender) -> pd.DataFrame:
 def run_folds(job: Job) -> None:
     """Let every contender predict each fold after a fit on all others; store one table each.
 
+    What was imported is fitted nowhere, so the very same network predicts all folds.
+
     The folds of every repeat are another division of the same images. Their probabilities are
     not calibrated: that takes images which no model of the table was fitted on.
     """
@@ -66,7 +68,10 @@ def run_folds(job: Job) -> None:
             if isinstance(contender, EnsembleContender):
                 write_table(path, combine_folds(job, contender, repeat))
             else:
-                title = f"folds: {contender.name}, {num_folds} fits{which}"
+                fits = f"{num_folds} fits"
+                if isinstance(contender, ImportedContender):
+                    fits = f"the same network in {num_folds} folds"
+                title = f"folds: {contender.name}, {fits}{which}"
                 with job.timed(f"folds {contender.name}", title):
                     for fold in folds:
                         predict_fold(job, contender, manifest, repeat, fold)

@@ -4,6 +4,7 @@ from cvpipe.config import (
     Config,
     Contender,
     EnsembleContender,
+    ImportedContender,
     NetworkContender,
     SingleContender,
 )
@@ -69,9 +70,9 @@ def probe_name(contender: NetworkContender) -> str:
 def feature_names(contender: Contender) -> tuple[str, ...]:
     """Name the features and backbones whose rows a contender's classifier reads.
 
-    A network that is trained reads images, and an ensemble what its members say.
+    A network that is trained or imported reads images, and an ensemble what its members say.
     """
-    if isinstance(contender, EnsembleContender):
+    if isinstance(contender, EnsembleContender | ImportedContender):
         return ()
     if isinstance(contender, NetworkContender):
         return () if is_trained(contender) else (probe_name(contender),)
@@ -93,6 +94,11 @@ def is_trained(contender: Contender) -> bool:
     return isinstance(contender, NetworkContender) and contender.recipe != "linear_probe"
 
 
+def is_whole_network(contender: Contender) -> bool:
+    """Tell whether what is stored of a contender reads images itself: trained here or elsewhere."""
+    return is_trained(contender) or isinstance(contender, ImportedContender)
+
+
 def backbones_of(config: Config, contender: Contender) -> list[BackboneSpec]:
     """List the backbones that a contender needs, those without weights left out."""
     known = known_features(config)
@@ -105,7 +111,7 @@ def backbones_of(config: Config, contender: Contender) -> list[BackboneSpec]:
 
 def classifier_of(contender: Contender) -> str:
     """Name the classifier that is fitted on a contender's features; `""` where none is."""
-    if isinstance(contender, EnsembleContender):
+    if isinstance(contender, EnsembleContender | ImportedContender):
         return ""
     if isinstance(contender, NetworkContender):
         return "" if is_trained(contender) else SOFTMAX
@@ -122,7 +128,7 @@ def is_baseline(contender: Contender) -> bool:
     if isinstance(contender, EnsembleContender):
         return False
     files_alone = all(isinstance(FEATURES.get(n), FileFeature) for n in feature_names(contender))
-    return not is_trained(contender) and (is_majority(contender) or files_alone)
+    return not is_whole_network(contender) and (is_majority(contender) or files_alone)
 
 
 def views_of(config: Config, contender: Contender) -> tuple[str, ...]:

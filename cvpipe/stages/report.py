@@ -10,7 +10,7 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.classifiers.table import CLASSIFIERS
-from cvpipe.config import Contender, EnsembleContender, NetworkContender
+from cvpipe.config import Contender, EnsembleContender, ImportedContender, NetworkContender
 from cvpipe.data.duplicates import DISTANCE
 from cvpipe.data.images import DecodeRule, decode_rule, read_image, resize_image
 from cvpipe.errors import InputError
@@ -36,6 +36,7 @@ from cvpipe.stages.decide import collect_decisions
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.evaluate import fingerprint_of
 from cvpipe.stages.export import contender_to_export
+from cvpipe.stages.imported import describe_imported
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import ImageClassifier, load_contender
 from cvpipe.stages.recipes import (
@@ -268,6 +269,8 @@ def summarise_contender(run: Run, contender: Contender) -> ContenderSummary:
         description = describe_ensemble(contender, load_ensemble(run, contender.name).method)
     elif isinstance(contender, NetworkContender):
         description = describe_network(contender)
+    elif isinstance(contender, ImportedContender):
+        description = describe_imported(run, contender)
     else:
         titles = [features[name].title for name in contender.features]
         title = CLASSIFIERS[contender.classifier].title

@@ -14,6 +14,7 @@ from cvpipe.files import read_json
 from cvpipe.report.content import Risk
 from cvpipe.runs import Run
 from cvpipe.stages.evaluate import accuracies_on_test, careful_protocols
+from cvpipe.stages.imported import imported_contenders, trained_elsewhere
 from cvpipe.stages.recipes import is_baseline, is_majority, is_shortcut
 from cvpipe.stages.shortcuts import FAR_ABOVE_FRACTION, widening
 from cvpipe.stages.split import SPLIT_GIVEN
@@ -29,11 +30,15 @@ def find_risks(run: Run) -> list[Risk]:
     # Another split differs from a random one in more than look-alikes: in site, in year.
     by_class_alone = config.split.protocol in ("holdout", "kfold") and not config.split.by
     chosen = str(read_json(run.choice_path)["chosen"])
+    elsewhere = _trained_elsewhere(config)
+    is_chosen = chosen in trained_elsewhere(config)
     return [
         *_leaks(run.manifest()),
+        *(elsewhere if is_chosen else []),
         *_unseen_pictures(config, chosen, comparison),
         *_shortcuts(config, accuracies, comparison),
         *(_careless_claims(run.careless(), run.manifest()) if by_class_alone else []),
+        *([] if is_chosen else elsewhere),
     ]
 
 
@@ -101,6 +106,25 @@ def _leaks(manifest: pd.DataFrame) -> list[Risk]:
             "images on another side of the split (the same group, the same pixels, a "
             "near-duplicate, or the same value of a split.by column). Their figures show what was "
             "remembered, not what was learned. The run went on because of --allow-leak.",
+        )
+    ]
+
+
+def _trained_elsewhere(config: Config) -> list[Risk]:
+    """Tell of contenders that may have been trained on the very images that they are scored on."""
+    names = [contender.name for contender in imported_contenders(config)]
+    if not names:
+        return []
+    several = len(names) > 1
+    return [
+        Risk(
+            "What was trained elsewhere may know these images.",
+            f"{' and '.join(names)} {'were' if several else 'was'} imported, and nothing of "
+            f"{'them' if several else 'it'} was fitted here but the calibration. The figures, and "
+            "the comparisons with other contenders, are honest only if no test image, and no "
+            "near-duplicate of one, was among the images that "
+            f"{'they were' if several else 'it was'} trained on; cvpipe cannot know that. Folds "
+            "and the careless split show the same model on other images, not a recipe.",
         )
     ]
 

@@ -29,10 +29,21 @@ from cvpipe.stages.decide import positive_class
 from cvpipe.stages.evaluate import run_evaluation
 from cvpipe.stages.export import require_parity, run_export
 from cvpipe.stages.halves import rows_for_stopping
+from cvpipe.stages.imported import (
+    check_labels,
+    import_models,
+    imported_contenders,
+    stored_paths,
+)
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.learning_curve import run_learning_curve
 from cvpipe.stages.plan import Plan, estimate_seconds, in_words, make_plan
-from cvpipe.stages.recipes import backbones_of, is_trained, members_first, uses_augmentation
+from cvpipe.stages.recipes import (
+    backbones_of,
+    is_whole_network,
+    members_first,
+    uses_augmentation,
+)
 from cvpipe.stages.report import run_report
 from cvpipe.stages.split import rows_of_split, run_split
 from cvpipe.stages.suspects import run_suspects
@@ -76,6 +87,7 @@ def run(
     plan = make_plan(Path(target), settings, Path(data) if data else None, preset)
     rows = check_subgroups(plan.config, scan_and_hash(plan.root, plan.config))
     check_classes_of_costs(plan.config, rows["label"])
+    check_labels(plan.config, plan.base, class_names_of(rows["label"]))
     positive_class(plan.config.evaluate, class_names_of(rows["label"]))  # raises if it is unknown
     job = make_job(plan, rows, Path(runs_path), again, watcher)
     if "split" in rows and plan.config.split.protocol != "given":
@@ -100,7 +112,7 @@ def run(
             watcher.say(f"licence of the images: {licence}")
         if describe_crops(plan.config):
             watcher.say(f"evaluate.views: {describe_crops(plan.config)}")
-        if weights_of(plan.config) or any(map(is_trained, plan.config.contender)):
+        if weights_of(plan.config) or any(map(is_whole_network, plan.config.contender)):
             set_threads(plan.config.threads)  # fails now rather than after minutes
         with threadpool_limits(plan.config.threads):
             run_stages(job, rows)
@@ -145,13 +157,14 @@ def make_job(plan: Plan, rows: pd.DataFrame, runs_path: Path, again: bool, watch
         run = next_run(run)
     if not run.config_path.exists():
         data = plan.config.data.model_copy(update={"root": stored_root(plan.root, run.path)})
-        config = plan.config.model_copy(update={"data": data})
+        config = stored_paths(plan.config, plan.base, run.path)
+        config = config.model_copy(update={"data": data})
         weights = weights_of(config)
-        computes = weights or any(map(is_trained, config.contender))
+        computes = weights or any(map(is_whole_network, config.contender))
         devices = list_devices() if computes else []
         write_json(run.provenance_path, provenance(config, fingerprint, weights, devices))
         write_json(run.config_path, config.model_dump(mode="json"))
-    return Job(plan.config, plan.root, run, watcher)
+    return Job(plan.config, plan.root, run, watcher, plan.base)
 
 
 def next_run(run: Run) -> Run:
@@ -164,14 +177,16 @@ def next_run(run: Run) -> Run:
 
 
 def weights_of(config: Config) -> dict[str, str]:
-    """Map each backbone in use to the sha256 of its weights."""
+    """Map each backbone and imported network in use to the sha256 of its weights."""
     specs = [spec for contender in config.contender for spec in backbones_of(config, contender)]
-    return {spec.described: weights_fingerprint(spec) for spec in specs}
+    files = {Path(c.model).name: c.model_sha256 for c in imported_contenders(config)}
+    return {spec.described: weights_fingerprint(spec) for spec in specs} | files
 
 
 def run_stages(job: Job, rows: pd.DataFrame) -> None:
     """Do what is not done yet, in order."""
     if not job.run.manifest_path.exists():
+        import_models(job, class_names_of(rows["label"]))
         run_split(job, run_audit(job, rows))
     train, val = rows_of_split(job, "train"), rows_of_split(job, "val")
     for contender in members_first(job.config):

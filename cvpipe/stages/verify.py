@@ -22,6 +22,7 @@ from cvpipe.data.images import bundle_rule
 from cvpipe.data.threads import load_sizes
 from cvpipe.errors import GateError, InputError, check_name
 from cvpipe.evaluation.comparison import compare_predictions
+from cvpipe.evaluation.intervals import wilson_interval
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.export.bundle import (
     BUNDLE_VERSION,
@@ -215,7 +216,8 @@ def check_file(bundle: Path, label: str, file: Path, data: Path | None = None) -
             f"on {kept['n']} test images it is not shown that at most "
             f"{100 * kept['margin']:g} points of accuracy are lost (the difference is "
             f"{100 * kept['difference']:+.1f}, {100 * kept['low']:+.1f} to "
-            f"{100 * kept['high']:+.1f} points)"
+            f"{100 * kept['high']:+.1f} points; among {kept['num_groups']} groups of images a loss "
+            f"of {100 * kept['unseen']:.1f} could go unseen)"
         )
     return {"passed": not reasons, "reason": "; ".join(reasons), **result}
 
@@ -323,7 +325,11 @@ def load_checked(job: Job, facts: Mapping[str, Any], image_ids: Sequence[str]) -
 
 
 def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str, Any]:
-    """Score a file on test, and say what it lost against the measured predictions."""
+    """Score a file on test, and say what it lost against the measured predictions.
+
+    `unseen` is the share of groups that may be affected although none of these is: with few groups
+    it is not shown that nothing is lost, whatever the interval of the difference.
+    """
     margin, evaluate = NO_WORSE_MARGINS["holdout"], job.config.evaluate
     # `not (a <= b)` instead of `a > b`, so that a NaN counts as bad.
     if not (np.abs(exported.sum(axis=1, dtype=np.float64) - 1) <= frames.SUM_TOLERANCE).all():
@@ -338,6 +344,7 @@ def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str,
     tables = {"measured": measured, "exported": table}
     rows_of = compare_predictions("measured", tables, groups, *settings, margin=margin)
     lost = rows_of[rows_of["metric"] == "accuracy"].iloc[0]
+    num_groups = int(groups[table["image_id"]].nunique())
     scores = score_predictions(table, groups, *settings)
     own = scores[(scores["metric"] == "accuracy") & (scores["label"] == "")].iloc[0]
     return {
@@ -348,6 +355,8 @@ def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str,
         "n": len(table),
         "margin": margin,
         "no_worse": str(lost["no_worse"]),
+        "num_groups": num_groups,
+        "unseen": float(wilson_interval(0, num_groups)[1]),
         "sums_to_1": True,
     }
 

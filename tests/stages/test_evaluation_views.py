@@ -330,6 +330,7 @@ SINGLE_FILES = {
 def single(viewed, tmp_path_factory):
     """The same run with one view and without folds."""
     changes = ['evaluate.views=["single"]', "split.protocol=holdout", "split.careless=false"]
+    changes += ['export.formats=["keras"]']  # which none of them can have
     pipeline = viewed.path.parent.parent / "pipeline.toml"
     return cvpipe.run(pipeline, changes, runs_path=tmp_path_factory.mktemp("single"))
 
@@ -716,7 +717,6 @@ def test_new_files_are_predicted_by_a_network_in_its_view(network):
     check_new_files(network, "network", tolerance=1e-6)
 
 
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("view", [view for view in ALL if view != "multi_scale"])
 def test_an_exported_network_has_its_view_inside(network, view, tmp_path):
     """The file alone, on images of the size that it asks for, gives what was measured."""

@@ -31,6 +31,7 @@ from cvpipe.stages.verify import (
     verify_bundle,
     wrong_facts,
 )
+from tests.conftest import fresh_processes
 
 LENET = 'backbone = "lenet5"\nrecipe = "from_scratch"\nimage_size = [28, 35]\n'
 TRAINING = "epochs = 6, batch_size = 8, warmup_epochs = 0.25, early_stopping = false"
@@ -78,7 +79,8 @@ def finished(photos, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("exported")
     (folder / "photos").symlink_to(photos)
     (folder / "a.toml").write_text(PIPELINE)
-    return cvpipe.run(folder / "a.toml", runs_path=folder / "runs", watcher=Nobody())
+    with fresh_processes():
+        return cvpipe.run(folder / "a.toml", runs_path=folder / "runs", watcher=Nobody())
 
 
 @pytest.fixture
@@ -176,13 +178,15 @@ def test_a_bundle_predicts_where_there_is_neither_cvpipe_nor_tensorflow(exported
     assert "`python predict.py new.jpg` reads" in (bundle / "README.md").read_text()
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_whole_numbers_are_refused_where_too_few_images_can_show_that_nothing_is_lost(
     copy, photos, capsys
 ):
     bundle, found = export_contender(copy, "small", "litert-int8", photos)
     assert not found["passed"]
     assert "it is not shown that at most 2 points of accuracy are lost" in found["reason"]
+    num_groups = found["accuracy"]["num_groups"]
+    assert found["accuracy"]["unseen"] == pytest.approx(1.96**2 / (num_groups + 1.96**2), abs=1e-4)
+    assert f"among {num_groups} groups of images a loss of" in found["reason"]
     assert not (bundle / "model_int8.tflite").exists()
     assert not [path for path in bundle.iterdir() if "int8" in path.name]
     assert "litert-int8" not in read_facts(bundle)["files"]
@@ -242,7 +246,6 @@ def export_keras():
     return import_keras()
 
 
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("label", ["litert", "litert-dynamic"])
 @pytest.mark.parametrize("broken", [no_numbers, no_probabilities])
 def test_what_is_no_probability_is_not_kept(broken, label, copy, photos, monkeypatch):
@@ -256,7 +259,6 @@ def test_what_is_no_probability_is_not_kept(broken, label, copy, photos, monkeyp
     assert not list(bundle.glob("*.tflite"))
 
 
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     "broken", [channels_turned, classes_turned, one_weight_changed, other_temperature]
 )
@@ -297,7 +299,6 @@ def test_a_description_that_was_changed_is_noticed(key, value, copy, photos):
     assert repr(key) in found["reason"]
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_a_file_that_was_changed_is_noticed_and_not_used(copy, photos):
     bundle = bundle_of(copy)
     content = bytearray((bundle / "model.onnx").read_bytes())
@@ -362,7 +363,6 @@ def test_bad_requests(copy, tmp_path, capsys):
         cvpipe.load(bundle_of(copy), contender="pixels")
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_an_export_that_was_there_is_checked_again(copy, photos):
     bundle = bundle_of(copy)
     (bundle / "parity.json").unlink()
@@ -388,7 +388,6 @@ def test_wrong_facts_are_told_one_by_one():
     ]
 
 
-@pytest.mark.usefixtures("in_this_process")
 def test_the_command_line_tells_what_was_found(copy, photos, capsys):
     options = ["--contender", "small", "--format", "litert", "--data", str(photos)]
     assert main(["export", str(copy.path), *options, "--quiet"]) == 0

@@ -24,6 +24,9 @@ careless = false
 [evaluate]
 resamples = {resamples}
 
+[export]
+formats = ["keras"]
+
 [[contender]]
 name = "majority"
 classifier = "majority"

@@ -39,7 +39,6 @@ ENSEMBLES = {
     "geometric_mean": '["plain", "cyclic"]',
     "weighted": '["plain", "moving"]',
     "greedy": '["plain", "again"]',
-    "stacking": '["plain", "cyclic"]',
 }
 PIPELINE = "\n".join(
     [
@@ -91,7 +90,6 @@ def test_what_can_be_one_network(merged):
     assert not set(native) & set(ABLE)
 
 
-@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("name", ABLE)
 def test_one_file_gives_the_measured_probabilities(name, merged, photos, tmp_path):
     """From the file, by Keras as an app calls it, and by `cvpipe.load` on files."""

@@ -33,7 +33,7 @@ from cvpipe.stages.native import (
 )
 from cvpipe.stages.runtime_text import import_program, runtime_text
 from cvpipe.stages.verify import check_file, verify_bundle
-from tests.conftest import check_in_this_process
+from tests.conftest import fresh_processes
 
 PIPELINE = """
 name = "a"
@@ -114,18 +114,17 @@ def finished(photos, tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("native")
     (folder / "photos").symlink_to(photos)
     (folder / "a.toml").write_text(PIPELINE)
-    return cvpipe.run(folder / "a.toml", runs_path=folder / "runs", watcher=Nobody())
+    with fresh_processes():
+        return cvpipe.run(folder / "a.toml", runs_path=folder / "runs", watcher=Nobody())
 
 
 @pytest.fixture(scope="module")
 def exported(finished, photos, tmp_path_factory):
     """A run whose contenders were all exported."""
     run = Run(shutil.copytree(finished.path, tmp_path_factory.mktemp("all") / finished.path.name))
-    with pytest.MonkeyPatch.context() as patch:
-        check_in_this_process(patch)
-        for name in NAMES:
-            _, found = export_contender(run, name, "native", photos)
-            assert found["passed"], (name, found)
+    for name in NAMES:
+        _, found = export_contender(run, name, "native", photos)
+        assert found["passed"], (name, found)
     return run
 
 
