@@ -95,8 +95,9 @@ def test_no_patient_id_remains_anywhere_in_the_run(run):
 
 def test_the_bundle_predicts_a_new_scan_like_the_run(run, scans):
     new = scans.attrs["new"]
-    of_run = cvpipe.load(run.path, "linear_probe").predict_proba([new])
-    of_bundle = cvpipe.load(run.path / "export" / "linear_probe").predict_proba([new])
+    (bundle,) = run.export_path.iterdir()
+    of_run = cvpipe.load(run.path, bundle.name).predict_proba([new])
+    of_bundle = cvpipe.load(bundle).predict_proba([new])
     probabilities = frames.probabilities_of(of_run)
     np.testing.assert_allclose(frames.probabilities_of(of_bundle), probabilities, atol=1e-6)
     assert frames.predicted_labels(of_bundle).tolist() == ["0"]
