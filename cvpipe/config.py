@@ -590,6 +590,8 @@ class EnsembleContender(Section):
 
 # One that is fitted here, and one that looks at images itself.
 FittedContender = ClassicContender | NetworkContender
+# One that is a whole network, wherever it was trained.
+AnyNetwork = NetworkContender | ImportedContender
 SingleContender = FittedContender | ImportedContender
 
 # What only sections of a kind have.

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cvpipe.config import (
+    AnyNetwork,
     Config,
     Contender,
     EnsembleContender,
     ImportedContender,
-    NetworkContender,
 )
 from cvpipe.data.images import DECODE_RULE, decode_rule
 from cvpipe.export.bundle import BUNDLE_VERSION
@@ -24,7 +24,6 @@ from cvpipe.stages.native import features_of_native, sizes_of_native
 from cvpipe.stages.recipes import backbone_spec, members_of
 
 INSIDE = "inside the model"
-Network = NetworkContender | ImportedContender
 
 
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
@@ -91,14 +90,14 @@ def describe_protocol(config: Config, contender: Contender) -> str:
     return "holdout: this very model, on images it was never fitted to or chosen on"
 
 
-def describe_source(network: Network) -> str:
+def describe_source(network: AnyNetwork) -> str:
     """Say under which licence the weights of a network are, and where they come from."""
     if isinstance(network, ImportedContender):
         return describe_origin(network)
     return describe_weights(backbone_spec(network))
 
 
-def networks_in(config: Config, contender: Contender) -> list[Network]:
+def networks_in(config: Config, contender: Contender) -> list[AnyNetwork]:
     """List the networks that a contender consists of; none where it consists of something else.
 
     Raises:
@@ -107,7 +106,7 @@ def networks_in(config: Config, contender: Contender) -> list[Network]:
     parts: list[Contender] = [contender]
     if isinstance(contender, EnsembleContender):
         parts = [*members_of(config, contender)]
-    networks = [part for part in parts if isinstance(part, NetworkContender | ImportedContender)]
+    networks = [part for part in parts if isinstance(part, AnyNetwork)]
     if 0 < len(networks) < len(parts):
         raise TypeError(f"{contender.name!r} is a network in part only")
     return networks
@@ -148,7 +147,7 @@ def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
     if view == SINGLE:
         return {}
     seen: dict[str, Any] = {"kind": view, "passes": num_views(view)}
-    if isinstance(contender, NetworkContender | ImportedContender):  # others may have several
+    if isinstance(contender, AnyNetwork):  # others may have several
         seen |= {"crop_size": list(network_size(run, contender))}
     seen |= {"mean_of": run.config().evaluate.view_mean}
     return {"view": {**seen, "where": INSIDE}}
@@ -189,13 +188,13 @@ def describe_unlike(job: Job, name: str) -> dict[str, Any]:
     return {"unlike": unlike}
 
 
-def network_size(run: Run, contender: Network) -> tuple[int, int]:
+def network_size(run: Run, contender: AnyNetwork) -> tuple[int, int]:
     """Say which size, `(height, width)`, the images have that a network takes."""
     if isinstance(contender, ImportedContender):
         return imported_size(run, contender.name)
     return backbone_spec(contender).size
 
 
-def size_to_load(run: Run, contender: Network) -> tuple[int, int]:
+def size_to_load(run: Run, contender: AnyNetwork) -> tuple[int, int]:
     """Say to which size images are brought for a network, in its view."""
     return sizes_to_load(run.view(contender.name), network_size(run, contender))[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import Config, ImportedContender, NetworkContender
+from cvpipe.config import AnyNetwork, Config
 from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import compare_predictions
 from cvpipe.evaluation.scoring import score_predictions
@@ -70,7 +70,7 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame, view: str = "") -> No
 def floor_of(config: Config, name: str) -> float:
     """Say from where on a contender's probabilities are too small to mean what they say."""
     contender = next(c for c in config.contender if c.name == name)
-    is_network = isinstance(contender, NetworkContender | ImportedContender)
+    is_network = isinstance(contender, AnyNetwork)
     return NETWORK_FLOOR if is_network else FLOOR
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cvpipe.config import Contender, ImportedContender, NetworkContender
+from cvpipe.config import AnyNetwork, Contender
 from cvpipe.evaluation.comparison import choose
 from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.metrics import metrics_for
@@ -81,5 +81,5 @@ def fix_view(job: Job, contender: Contender, val: pd.DataFrame) -> None:
 
 def can_be_chosen(contender: Contender, view: str) -> bool:
     """Tell whether what would be handed on can see an image so: a network takes one size."""
-    is_network = isinstance(contender, NetworkContender | ImportedContender)
+    is_network = isinstance(contender, AnyNetwork)
     return not is_network or len(sizes_to_load(view, (1, 1))) == 1

@@ -26,6 +26,7 @@ from cvpipe.classifiers.search import (
     predictor_of,
 )
 from cvpipe.config import (
+    AnyNetwork,
     Config,
     Contender,
     EnsembleContender,
@@ -278,7 +279,7 @@ def measuring_setup(config: Config, contender: Contender) -> Setup:
     that its head was fitted on. Every other contender reads what it was fitted on.
     """
     setup = setup_of(config)
-    is_network = isinstance(contender, NetworkContender | ImportedContender)
+    is_network = isinstance(contender, AnyNetwork)
     return by_tensorflow(setup) if is_network else setup
 
 

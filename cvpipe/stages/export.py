@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from cvpipe.config import (
+    AnyNetwork,
     ClassicContender,
     Config,
     Contender,
     EnsembleContender,
-    ImportedContender,
-    NetworkContender,
 )
 from cvpipe.data.images import decode_rule
 from cvpipe.data.threads import load_batches
@@ -102,7 +101,7 @@ def obstacle_to_one_network(run: Run, config: Config, contender: Contender) -> s
     classic = [m.name for m in members if isinstance(m, ClassicContender)]
     if classic:
         return f"its members {classic} are no networks (if none is, there is the format native)"
-    networks = [m for m in members if isinstance(m, NetworkContender | ImportedContender)]
+    networks = [m for m in members if isinstance(m, AnyNetwork)]
     sizes = {size_to_load(run, member) for member in networks}
     if len(sizes) > 1:
         return f"its members read images of different sizes: {sorted(sizes)}"

@@ -16,12 +16,11 @@ import numpy as np
 from cvpipe.classifiers.steps import Step, apply_steps
 from cvpipe.classifiers.to_steps import steps_of
 from cvpipe.config import (
+    AnyNetwork,
     ClassicContender,
     Config,
     Contender,
     EnsembleContender,
-    ImportedContender,
-    NetworkContender,
 )
 from cvpipe.errors import InputError
 from cvpipe.export.formats import NATIVE
@@ -113,7 +112,7 @@ class NativeMember(NamedTuple):
 
 def obstacle_to_native(config: Config, contender: Contender) -> str:
     """Say why a contender cannot be handed on as arrays; `""` where it can."""
-    if isinstance(contender, NetworkContender | ImportedContender):
+    if isinstance(contender, AnyNetwork):
         return "it is a network; choose a format of networks, such as keras or litert"
     if isinstance(contender, EnsembleContender):
         members = members_of(config, contender)

@@ -10,7 +10,11 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import EnsembleContender, ImportedContender, NetworkContender, usable_cores
+from cvpipe.config import (
+    AnyNetwork,
+    EnsembleContender,
+    usable_cores,
+)
 from cvpipe.data.images import bundle_rule, decode_rule
 from cvpipe.data.threads import load_sizes
 from cvpipe.errors import InputError, check_name
@@ -154,7 +158,7 @@ def load_contender(run: Run, name: str, view: str = "") -> ImageClassifier:
             point,
             config.evaluate.costs,
         )
-    if isinstance(contender, NetworkContender | ImportedContender):
+    if isinstance(contender, AnyNetwork):
         # The whole network as it is stored: what an export is made of.
         model = load_network(part / "model.keras")
         size = tuple(model.input_shape[1:3])
