@@ -25,10 +25,11 @@ LENET = {
     "openvino": {"Const", "Convolution", "MatMul", "MaxPool", "Parameter", "ReLU", "Result",
                  "SoftMax", "Subtract"},
 }  # fmt: skip
-# What rounding adds. Narrow weights in ONNX are widened by what is there already.
+# What rounding adds. Narrow weights in ONNX are widened by what is there already; rounded while
+# it computes, LiteRT has its head as a product and a sum, which it does not round.
 ROUNDING = {
     "litert-float16": {"DEQUANTIZE"},
-    "litert-dynamic": set(),
+    "litert-dynamic": {"ADD", "EXPAND_DIMS", "SUM"},
     "litert-int8": {"DEQUANTIZE", "QUANTIZE"},
     "onnx-float16": set(),
     "onnx-dynamic": set(),
