@@ -275,6 +275,10 @@ class Run:
         """File of the predictions of a fold; of a view as for tables."""
         return self.part_path(contender, part) / f"{_in_view('predictions', view)}.csv"
 
+    def rounded_fold_path(self, contender: str, part: str, label: str) -> Path:
+        """File of what the network of a fold predicts as a file in 8 bits."""
+        return self.part_path(contender, part) / f"rounded-{label}.csv"
+
     def view_path(self, contender: str) -> Path:
         """The chosen view of a contender and why; there when several were asked for."""
         return self.part_path(contender) / "view.json"

@@ -93,6 +93,8 @@ def test_paths():
     }
     assert run.part_path("svm").as_posix() == "runs/a/contenders/svm/holdout"
     assert run.decisions_path("svm").as_posix() == "runs/a/contenders/svm/holdout/decisions.json"
+    rounded = run.rounded_fold_path("svm", "r0-f1", "onnx-int8").as_posix()
+    assert rounded == "runs/a/contenders/svm/r0-f1/rounded-onnx-int8.csv"
     assert run.part_path("svm", "r0-f1").as_posix() == "runs/a/contenders/svm/r0-f1"
     table = run.predictions_path("svm", "val").as_posix()
     assert table == "runs/a/contenders/svm/predictions/holdout-val.csv"

@@ -41,6 +41,8 @@ class Classifier:
         non_negative: Whether rows must be without negative numbers, as histograms are.
         alone: Whether one fit runs at a time, because the solver has one random generator for
             all threads.
+        as_layers: Whether a fit can be written as layers of a network, so that on frozen features
+            it makes one network with them.
     """
 
     title: str
@@ -56,6 +58,7 @@ class Classifier:
     by_dot_products: bool = False
     non_negative: bool = False
     alone: bool = False
+    as_layers: bool = False
 
     @property
     def counts_rows(self) -> bool:
@@ -244,6 +247,7 @@ def _kernel_classifier(kernel: str, words: str, parameters: tuple[Parameter, ...
         calibrate=True,
         holds_pairs=True,
         non_negative=kernel != "rbf",
+        as_layers=kernel == "rbf",
     )
 
 
@@ -269,6 +273,7 @@ CLASSIFIERS = {
         parameters=(_C_LINEAR,),
         calibrate=True,
         by_dot_products=True,
+        as_layers=True,
     ),
     "linear_svm_hinge": Classifier(
         "linear support vector machine (hinge loss)",
@@ -277,6 +282,7 @@ CLASSIFIERS = {
         calibrate=True,
         by_dot_products=True,
         alone=True,
+        as_layers=True,
     ),
     "rbf_svm": _kernel_classifier("rbf", "Gaussian (RBF)", (_C_KERNEL, _GAMMA)),
     "chi2_svm": _kernel_classifier("chi2", "chi-squared", (_C_KERNEL, _GAMMA)),
@@ -291,12 +297,14 @@ CLASSIFIERS = {
         parameters=(_C_SOFTMAX,),
         scoring="log_likelihood",
         any_scale=True,
+        as_layers=True,
     ),
     "softmax_common_scale": Classifier(
         "softmax regression with L2 penalty on features of one scale",
         _softmax_common_scale,
         parameters=(_C_SOFTMAX,),
         scoring="log_likelihood",
+        as_layers=True,
     ),
     "softmax_l1": Classifier(
         "softmax regression with L1 penalty on standardised features",
@@ -304,6 +312,7 @@ CLASSIFIERS = {
         parameters=(_C_SPARSE,),
         scoring="log_likelihood",
         any_scale=True,
+        as_layers=True,
     ),
     "softmax_elastic_net": Classifier(
         "softmax regression with elastic-net penalty on standardised features",
@@ -311,6 +320,7 @@ CLASSIFIERS = {
         parameters=(_C_SPARSE, _L1_RATIO),
         scoring="log_likelihood",
         any_scale=True,
+        as_layers=True,
     ),
     "two_layer_net": Classifier(
         "two-layer neural network with 64 hidden units on standardised features",
@@ -318,5 +328,6 @@ CLASSIFIERS = {
         parameters=(_WEIGHT_DECAY, _LEARNING_RATE),
         scoring="log_likelihood",
         any_scale=True,
+        as_layers=True,
     ),
 }

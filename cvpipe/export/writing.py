@@ -37,7 +37,7 @@ from cvpipe.export.formats import (
     file_name,
 )
 from cvpipe.models.framework import import_keras, import_tensorflow
-from cvpipe.models.heads import LOGITS_LAYER
+from cvpipe.models.merging import is_head
 from cvpipe.models.runtimes import SIGNATURE, closed_stderr, import_openvino
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ def _with_exact_head(model: "keras.Model") -> "keras.Model":
     keras = import_keras()
 
     def call(layer: Any, *arguments: Any, **settings: Any) -> Any:
-        # Members of a merged network have heads of other names, and stay as they are.
-        if layer.name != LOGITS_LAYER:
+        if not is_head(layer.name):
             return layer(*arguments, **settings)
         kernel, bias = layer.get_weights()
         if kernel.size > LARGEST_EXACT_HEAD:

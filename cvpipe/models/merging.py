@@ -12,6 +12,7 @@ import numpy as np
 
 from cvpipe.errors import InputError
 from cvpipe.models.framework import import_keras
+from cvpipe.models.graphs import floored_log, input_like, named, replay
 from cvpipe.models.heads import CALIBRATION_LAYER, LOGITS_LAYER, PROBABILITIES_LAYER
 
 if TYPE_CHECKING:
@@ -53,11 +54,11 @@ def share_trunk(
     """
     _check_tail(trunk, tail, weights)
     keras = import_keras()
-    images = _input_like(tail) if trunk is None else trunk.input
+    images = input_like(tail) if trunk is None else trunk.input
     activations = images if trunk is None else trunk.output
     members = []
     for number, values in enumerate(weights, start=1):
-        logits = _replay(tail, activations, _name_of_member(number), values)
+        logits = replay(tail, activations, _name_of_member(number), values)
         softmax = keras.layers.Softmax(name=_name_of_member(number)(PROBABILITIES_LAYER))
         members.append(softmax(logits))
     mean = keras.layers.Average(name=PROBABILITIES_LAYER)(members)
@@ -103,14 +104,14 @@ def merge_networks(
     _check_weights(weights, len(models), sum_is_free=method == STACKING)
     by_logs = method in (GEOMETRIC_MEAN, STACKING)
     keras = import_keras()
-    images, terms = _input_like(models[0]), []
+    images, terms = input_like(models[0]), []
     for number, (model, weight) in enumerate(zip(models, weights, strict=True), start=1):
         if weight == 0:
             continue
         name_of = _name_of_member(number)
-        values = _replay(model, images, name_of)
+        values = replay(model, images, name_of)
         if by_logs:
-            values = _floored_log(values, floor, name_of)
+            values = floored_log(values, floor, name_of)
         terms.append(keras.layers.Rescaling(float(weight), name=name_of("weight"))(values))
     if by_logs:
         logs = _sum(terms, "log_mean")
@@ -155,21 +156,21 @@ def views_inside(
     )
     places = [(images, top, left) for top, left in origins]
     if mirrored:
-        mirror = _named(keras.ops.flip(images, axis=2), "mirror")
+        mirror = named(keras.ops.flip(images, axis=2), "mirror")
         # A crop's mirror image lies at the mirrored place.
         places += [(mirror, top, image_size[1] - width - left) for top, left in origins]
     crops = [
-        _named(source[:, top : top + height, left : left + width], f"view_{number}")
+        named(source[:, top : top + height, left : left + width], f"view_{number}")
         for number, (source, top, left) in enumerate(places, start=1)
     ]
-    stacked = _named(keras.ops.stack(crops, axis=1), "views")
-    batch = _named(keras.ops.reshape(stacked, (-1, height, width, channels)), "views_as_batch")
-    rows = _replay(model, batch, _instead_of_probabilities("view_probabilities"))
-    by_image = _named(keras.ops.reshape(rows, (-1, len(crops), rows.shape[-1])), "views_by_image")
+    stacked = named(keras.ops.stack(crops, axis=1), "views")
+    batch = named(keras.ops.reshape(stacked, (-1, height, width, channels)), "views_as_batch")
+    rows = replay(model, batch, _instead_of_probabilities("view_probabilities"))
+    by_image = named(keras.ops.reshape(rows, (-1, len(crops), rows.shape[-1])), "views_by_image")
     pool = keras.layers.GlobalAveragePooling1D
     if mean_of == PROBABILITIES:
         return keras.Model(images, pool(name=PROBABILITIES_LAYER)(by_image), name=model.name)
-    logs = pool(name="view_mean")(_floored_log(by_image, FLOOR, "view_{}".format))
+    logs = pool(name="view_mean")(floored_log(by_image, FLOOR, "view_{}".format))
     mean = keras.layers.Softmax(name=PROBABILITIES_LAYER)(logs)
     return keras.Model(images, mean, name=model.name)
 
@@ -200,9 +201,9 @@ def scale_probabilities(
             f"{len(offsets)} offsets; pass one of each per class."
         )
     keras = import_keras()
-    images = _input_like(model)
-    rows = _replay(model, images, _instead_of_probabilities("uncalibrated_probabilities"))
-    logs = _floored_log(rows, floor, "calibration_{}".format)
+    images = input_like(model)
+    rows = replay(model, images, _instead_of_probabilities("uncalibrated_probabilities"))
+    logs = floored_log(rows, floor, "calibration_{}".format)
     scaling = keras.layers.Rescaling(
         [float(slope) for slope in slopes],
         [float(offset) for offset in offsets],
@@ -212,66 +213,6 @@ def scale_probabilities(
     return keras.Model(images, softmax(scaling(logs)), name=model.name)
 
 
-def _replay(
-    network: "keras.Model",
-    tensor: Any,
-    name_of: Callable[[str], str],
-    values: Sequence[np.ndarray] | None = None,
-) -> Any:
-    """Put what a network computes behind a tensor.
-
-    `clone_model` cannot: what it makes from a tensor within a graph begins with an input of its
-    own.
-
-    Args:
-        network: A functional model with one input and one output.
-        tensor: Takes the place of the input.
-        name_of: Gives the name that a layer has in the new graph. A layer whose name changes is
-            copied, because a graph has no two layers of one name; the others are shared.
-        values: Of all variables of the network, for the copies; its own if not given.
-    """
-    copies: dict[int, Any] = {}
-
-    def copy(layer: Any) -> Any:
-        name = name_of(layer.name)
-        if id(layer) not in copies:
-            config = {**layer.get_config(), "name": name}
-            is_shared = name == layer.name
-            copies[id(layer)] = layer if is_shared else layer.__class__.from_config(config)
-        return copies[id(layer)]
-
-    def call(layer: Any, *arguments: Any, **settings: Any) -> Any:
-        return arguments[0] if _is_noise(layer) else layer(*arguments, **settings)
-
-    computed = network._run_through_graph([tensor], operation_fn=copy, call_fn=call)
-    given = [v.numpy() for v in network.variables] if values is None else values
-    value_of = {id(v): value for v, value in zip(network.variables, given, strict=True)}
-    for layer in network.layers:
-        twin = copies.get(id(layer), layer)
-        if twin is layer or _is_noise(layer):
-            continue
-        for new, old in zip(twin.variables, layer.variables, strict=True):
-            new.assign(value_of[id(old)])
-        _finalize(twin)
-    (output,) = import_keras().tree.flatten(computed)
-    return output
-
-
-def _finalize(layer: "keras.Layer") -> None:
-    """Let normalisations compute with the values of their variables, of which they keep copies."""
-    for part in layer._flatten_layers():
-        if isinstance(part, import_keras().layers.Normalization):
-            part.finalize_state()
-
-
-def _is_noise(layer: Any) -> bool:
-    layers = import_keras().layers
-    return isinstance(
-        layer,
-        (layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
-    )
-
-
 def _sum(terms: Sequence[Any], name: str) -> Any:
     layers = import_keras().layers
     if len(terms) == 1:  # of which Keras makes no sum
@@ -279,33 +220,22 @@ def _sum(terms: Sequence[Any], name: str) -> Any:
     return layers.Add(name=name)(terms)
 
 
-def _floored_log(probabilities: Any, floor: float, name_of: Callable[[str], str]) -> Any:
-    keras = import_keras()
-    floored = _named(keras.ops.maximum(probabilities, float(floor)), name_of("floor"))
-    return _named(keras.ops.log(floored), name_of("log"))
-
-
-def _named(tensor: Any, name: str) -> Any:
-    """Name the operation that gives a tensor.
-
-    Keras numbers operations through a process, and so would give one the name that another has in
-    a network that was loaded.
-    """
-    tensor._keras_history.operation.name = name
-    return tensor
-
-
 def _name_of_member(number: int) -> Callable[[str], str]:
     return f"{{}}_member_{number}".format
 
 
+def is_head(name: str) -> bool:
+    """Tell whether a layer of this name makes logits, be it of a member of a merged network.
+
+    Example:
+        >>> is_head("head"), is_head("head_member_2"), is_head("head_conv")
+        (True, True, False)
+    """
+    return name.partition("_member_")[0] == LOGITS_LAYER
+
+
 def _instead_of_probabilities(name: str) -> Callable[[str], str]:
     return lambda layer: name if layer == PROBABILITIES_LAYER else layer
-
-
-def _input_like(model: "keras.Model") -> Any:
-    (given,) = model.inputs
-    return import_keras().Input(given.shape[1:], dtype=given.dtype, name=given.name)
 
 
 def _check_tail(

@@ -179,6 +179,7 @@ class ExportedFile:
         format: Format and precision.
         passed: Whether it is what was measured, and was kept.
         reason: Why it was not kept; `""` if it was.
+        note: What it passed by, if not by its answers on test alone; `""` otherwise.
         accuracy: Of its answers on test, with the ends of the 95 % interval.
         difference: The same minus that of the measured answers, paired.
         num_bytes: Size on disk.
@@ -190,6 +191,7 @@ class ExportedFile:
     format: str
     passed: bool
     reason: str
+    note: str
     accuracy: tuple[float, float, float]
     difference: tuple[float, float, float]
     num_bytes: int

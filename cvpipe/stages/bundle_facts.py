@@ -4,11 +4,13 @@ from dataclasses import asdict
 from typing import Any
 
 from cvpipe.config import (
-    AnyNetwork,
+    ClassicContender,
     Config,
     Contender,
     EnsembleContender,
     ImportedContender,
+    NetworkContender,
+    SingleContender,
 )
 from cvpipe.data.images import DECODE_RULE, decode_rule
 from cvpipe.export.bundle import BUNDLE_VERSION
@@ -21,7 +23,13 @@ from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.imported import HONEST_NOTE, describe_origin, imported_size
 from cvpipe.stages.job import Job
 from cvpipe.stages.native import features_of_native, sizes_of_native
-from cvpipe.stages.recipes import backbone_spec, members_of
+from cvpipe.stages.recipes import (
+    backbone_spec,
+    backbones_of,
+    becomes_network,
+    deep_features_of,
+    members_of,
+)
 
 INSIDE = "inside the model"
 
@@ -29,7 +37,8 @@ INSIDE = "inside the model"
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     """Collect what an app, and whoever is responsible for it, must know about a model."""
     contender = next(c for c in job.config.contender if c.name == name)
-    weights = [describe_source(network) for network in networks_in(job.config, contender)]
+    networks = networks_in(job.config, contender)
+    weights = [source for one in networks for source in describe_sources(job.config, one)]
     metrics = job.run.metrics()
     rows = metrics[
         (metrics["protocol"] == "holdout")  # folds and careless split speak of other models
@@ -53,7 +62,7 @@ def describe_bundle(job: Job, name: str) -> dict[str, Any]:
             "preprocessing": INSIDE,
         },
         **describe_features(job.config, contender),
-        **describe_parts(job.run, contender),
+        **describe_parts(job.run, job.config, contender),
         "output": "probabilities in the order of class_names",
         "calibration": describe_calibration(job.run, name),
         "test_metrics": [
@@ -90,23 +99,25 @@ def describe_protocol(config: Config, contender: Contender) -> str:
     return "holdout: this very model, on images it was never fitted to or chosen on"
 
 
-def describe_source(network: AnyNetwork) -> str:
-    """Say under which licence the weights of a network are, and where they come from."""
+def describe_sources(config: Config, network: SingleContender) -> list[str]:
+    """Say under which licences the weights of a network are, and where they come from."""
     if isinstance(network, ImportedContender):
-        return describe_origin(network)
-    return describe_weights(backbone_spec(network))
+        return [describe_origin(network)]
+    if isinstance(network, NetworkContender):
+        return [describe_weights(backbone_spec(network))]
+    return [describe_weights(spec) for spec in backbones_of(config, network)]
 
 
-def networks_in(config: Config, contender: Contender) -> list[AnyNetwork]:
+def networks_in(config: Config, contender: Contender) -> list[SingleContender]:
     """List the networks that a contender consists of; none where it consists of something else.
+
+    See `cvpipe.stages.recipes.becomes_network`.
 
     Raises:
         TypeError: It consists of both.
     """
-    parts: list[Contender] = [contender]
-    if isinstance(contender, EnsembleContender):
-        parts = [*members_of(config, contender)]
-    networks = [part for part in parts if isinstance(part, AnyNetwork)]
+    parts = members_of(config, contender)
+    networks = [part for part in parts if becomes_network(config, part)]
     if 0 < len(networks) < len(parts):
         raise TypeError(f"{contender.name!r} is a network in part only")
     return networks
@@ -116,7 +127,7 @@ def describe_sizes(run: Run, config: Config, contender: Contender) -> dict[str, 
     """Say to which size images are brought for a network, or to which ones for other contenders."""
     networks = networks_in(config, contender)
     if networks:
-        return {"image_size": list(size_to_load(run, networks[0]))}
+        return {"image_size": list(size_to_load(run, config, networks[0]))}
     return {"image_sizes": [list(size) for size in sizes_of_native(run, config, contender)]}
 
 
@@ -133,7 +144,7 @@ def describe_features(config: Config, contender: Contender) -> dict[str, Any]:
     }
 
 
-def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
+def describe_parts(run: Run, config: Config, contender: Contender) -> dict[str, Any]:
     """Say what an ensemble is made of, and how a network sees an image if not as it is."""
     if isinstance(contender, EnsembleContender):
         ensemble = load_ensemble(run, contender.name)
@@ -147,9 +158,9 @@ def describe_parts(run: Run, contender: Contender) -> dict[str, Any]:
     if view == SINGLE:
         return {}
     seen: dict[str, Any] = {"kind": view, "passes": num_views(view)}
-    if isinstance(contender, AnyNetwork):  # others may have several
-        seen |= {"crop_size": list(network_size(run, contender))}
-    seen |= {"mean_of": run.config().evaluate.view_mean}
+    if becomes_network(config, contender):  # others may have several
+        seen |= {"crop_size": list(network_size(run, config, contender))}
+    seen |= {"mean_of": config.evaluate.view_mean}
     return {"view": {**seen, "where": INSIDE}}
 
 
@@ -188,13 +199,15 @@ def describe_unlike(job: Job, name: str) -> dict[str, Any]:
     return {"unlike": unlike}
 
 
-def network_size(run: Run, contender: AnyNetwork) -> tuple[int, int]:
+def network_size(run: Run, config: Config, contender: SingleContender) -> tuple[int, int]:
     """Say which size, `(height, width)`, the images have that a network takes."""
     if isinstance(contender, ImportedContender):
         return imported_size(run, contender.name)
+    if isinstance(contender, ClassicContender):
+        return deep_features_of(config, contender)[0].image_size
     return backbone_spec(contender).size
 
 
-def size_to_load(run: Run, contender: AnyNetwork) -> tuple[int, int]:
+def size_to_load(run: Run, config: Config, contender: SingleContender) -> tuple[int, int]:
     """Say to which size images are brought for a network, in its view."""
-    return sizes_to_load(run.view(contender.name), network_size(run, contender))[0]
+    return sizes_to_load(run.view(contender.name), network_size(run, config, contender))[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import AnyNetwork, Config
+from cvpipe.config import Config
 from cvpipe.data.splits import first_half
 from cvpipe.evaluation.comparison import compare_predictions
 from cvpipe.evaluation.scoring import score_predictions
@@ -30,6 +30,7 @@ from cvpipe.report.content import CALIBRATION_COLUMNS
 from cvpipe.runs import Run
 from cvpipe.stages.halves import rows_for_choosing, rows_for_fitting
 from cvpipe.stages.job import Job
+from cvpipe.stages.recipes import becomes_network
 
 MEASURED = ("ece", "log_loss", "brier")
 # The one that is compared: it is the loss that a calibration makes small.
@@ -70,8 +71,7 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame, view: str = "") -> No
 def floor_of(config: Config, name: str) -> float:
     """Say from where on a contender's probabilities are too small to mean what they say."""
     contender = next(c for c in config.contender if c.name == name)
-    is_network = isinstance(contender, AnyNetwork)
-    return NETWORK_FLOOR if is_network else FLOOR
+    return NETWORK_FLOOR if becomes_network(config, contender) else FLOOR
 
 
 def both_halves(val: pd.DataFrame, again: bool = False) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cvpipe.config import AnyNetwork, Contender
+from cvpipe.config import Config, Contender
 from cvpipe.evaluation.comparison import choose
 from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.metrics import metrics_for
@@ -14,7 +14,7 @@ from cvpipe.files import write_json
 from cvpipe.inference.crops import SINGLE, num_views, sizes_to_load
 from cvpipe.stages.calibration import table_for_choosing
 from cvpipe.stages.job import Job
-from cvpipe.stages.recipes import views_of
+from cvpipe.stages.recipes import becomes_network, views_of
 from cvpipe.stages.split import rows_of_split
 
 
@@ -67,7 +67,7 @@ def fix_view(job: Job, contender: Contender, val: pd.DataFrame) -> None:
     if path.exists():
         return
     asked = views_of(job.config, contender)
-    possible = [view for view in asked if can_be_chosen(contender, view)]
+    possible = [view for view in asked if can_be_chosen(job.config, contender, view)]
     possible.sort(key=lambda view: (num_views(view), view != SINGLE))
     tables = {view: table_for_choosing(job, contender.name, val, view) for view in possible}
     facts = choose_on_val(job, tables, "views")
@@ -79,7 +79,6 @@ def fix_view(job: Job, contender: Contender, val: pd.DataFrame) -> None:
     write_json(path, facts)
 
 
-def can_be_chosen(contender: Contender, view: str) -> bool:
+def can_be_chosen(config: Config, contender: Contender, view: str) -> bool:
     """Tell whether what would be handed on can see an image so: a network takes one size."""
-    is_network = isinstance(contender, AnyNetwork)
-    return not is_network or len(sizes_to_load(view, (1, 1))) == 1
+    return not becomes_network(config, contender) or len(sizes_to_load(view, (1, 1))) == 1

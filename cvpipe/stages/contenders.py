@@ -26,7 +26,6 @@ from cvpipe.classifiers.search import (
     predictor_of,
 )
 from cvpipe.config import (
-    AnyNetwork,
     Config,
     Contender,
     EnsembleContender,
@@ -61,14 +60,13 @@ from cvpipe.stages.features import (
     Describer,
     Setup,
     files_of,
-    fixed_describer,
-    in_view,
     learn_describer,
     load_deep,
     load_describer,
     network_describer,
     setup_of,
     store_describer,
+    under,
 )
 from cvpipe.stages.imported import import_model
 from cvpipe.stages.job import Job
@@ -83,6 +81,7 @@ from cvpipe.stages.networks import (
 )
 from cvpipe.stages.recipes import (
     STARTING_HEAD,
+    becomes_network,
     classifier_of,
     feature_names,
     is_trained,
@@ -276,11 +275,11 @@ def measuring_setup(config: Config, contender: Contender) -> Setup:
     """Say how images become rows where a contender is measured.
 
     A network is measured as its file is handed on: by TensorFlow, whatever computed the features
-    that its head was fitted on. Every other contender reads what it was fitted on.
+    that its head was fitted on. So is what becomes one. Every other contender reads what it was
+    fitted on.
     """
     setup = setup_of(config)
-    is_network = isinstance(contender, AnyNetwork)
-    return by_tensorflow(setup) if is_network else setup
+    return by_tensorflow(setup) if becomes_network(config, contender) else setup
 
 
 def by_tensorflow(setup: Setup) -> Setup:
@@ -293,9 +292,7 @@ def measured_fit(
 ) -> Fit:
     """Say how a fitted classifier on features is measured; see `measuring_setup`."""
     setup = measuring_setup(job.config, contender)
-    if isinstance(contender, NetworkContender):
-        describer = fixed_describer(feature_names(contender), setup)
-    return Fit(describer, predictor_of(fitted.estimator), fitted, setup)
+    return Fit(under(describer, setup), predictor_of(fitted.estimator), fitted, setup)
 
 
 def trained_fit(job: Job, trained: TrainedNetwork) -> Fit:
@@ -461,7 +458,7 @@ def describer_in_view(fit: Fit, view: str) -> Describer:
     setup = replace(fit.setup, view=view)
     if fit.network is not None:
         return network_describer(fit.network, setup)
-    return in_view(fit.describer, setup)
+    return under(fit.describer, setup)
 
 
 def tabulate(job: Job, rows: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:

@@ -2,48 +2,38 @@
 
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from cvpipe.config import (
-    AnyNetwork,
-    ClassicContender,
-    Config,
-    Contender,
-    EnsembleContender,
-)
-from cvpipe.data.images import decode_rule
-from cvpipe.data.threads import load_batches
+from cvpipe.config import Config, Contender
 from cvpipe.errors import GateError, InputError, check_name
 from cvpipe.export.bundle import RUNTIME_NAME, bundle_readme, has_runtime
 from cvpipe.export.files import hash_of
 from cvpipe.export.formats import NATIVE, check_format, file_name, parse_label
 from cvpipe.export.writing import write_file
 from cvpipe.files import atomic_path, read_json, write_json, write_text
-from cvpipe.inference.calibration import FLOOR, Scaling
-from cvpipe.inference.crops import SINGLE, crop_origins, sizes_to_load
-from cvpipe.inference.ensembling import Ensemble
+from cvpipe.inference.crops import SINGLE
 from cvpipe.models.framework import set_threads
-from cvpipe.models.heads import ends_with_linear_head, scale_logits
-from cvpipe.models.merging import METHODS as MERGED_METHODS
-from cvpipe.models.merging import STACKING, merge_networks, scale_probabilities, views_inside
 from cvpipe.runs import Run, data_root
-from cvpipe.stages.bundle_facts import describe_bundle, networks_in, size_to_load
-from cvpipe.stages.calibration import load_calibration
-from cvpipe.stages.contenders import load_network
-from cvpipe.stages.ensembles import load_ensemble
+from cvpipe.stages.bundle_facts import describe_bundle
 from cvpipe.stages.evaluate import best_on_val
+from cvpipe.stages.export_folds import can_ask_folds, predict_rounded_folds
 from cvpipe.stages.job import Job, Nobody, Watcher
 from cvpipe.stages.native import obstacle_to_native, write_native
-from cvpipe.stages.recipes import members_of
+from cvpipe.stages.one_network import (
+    build_calibrated_network,
+    obstacle_to_one_network,
+    representative_images,
+    scaling_of,
+)
 from cvpipe.stages.runtime_text import kinds_in, runtime_text
 from cvpipe.stages.split import rows_of_split
 from cvpipe.stages.verify import (
-    check_images,
     check_in_fresh_process,
+    judge,
     read_facts,
     read_parity,
     record,
@@ -51,7 +41,6 @@ from cvpipe.stages.verify import (
 )
 
 LARGE_BYTES = 100_000_000
-NUM_REPRESENTATIVE = 128
 
 
 def contender_to_export(job: Job) -> str:
@@ -82,33 +71,6 @@ def obstacle_to(run: Run, config: Config, contender: Contender, label: str) -> s
     if parse_label(label)[0] == NATIVE:
         return obstacle_to_native(config, contender)
     return obstacle_to_one_network(run, config, contender)
-
-
-def obstacle_to_one_network(run: Run, config: Config, contender: Contender) -> str:
-    """Say why a contender cannot be handed on as one network; `""` where it can.
-
-    An ensemble can if all of its members are networks that read images of one size, and its way to
-    combine them is a sum.
-    """
-    if isinstance(contender, ClassicContender):
-        return (
-            f"its features {list(contender.features)} and its classifier "
-            f"{contender.classifier!r} are not layers of a network (the format of those is native)"
-        )
-    if not isinstance(contender, EnsembleContender):
-        return ""
-    members = members_of(config, contender)
-    classic = [m.name for m in members if isinstance(m, ClassicContender)]
-    if classic:
-        return f"its members {classic} are no networks (if none is, there is the format native)"
-    networks = [m for m in members if isinstance(m, AnyNetwork)]
-    sizes = {size_to_load(run, member) for member in networks}
-    if len(sizes) > 1:
-        return f"its members read images of different sizes: {sorted(sizes)}"
-    ensemble = load_ensemble(run, contender.name)
-    if ensemble.method not in MERGED_METHODS or not sum(ensemble.weights) > 0:
-        return f"its members are combined by {ensemble.method!r}, which is no sum"
-    return ""
 
 
 def run_export(job: Job) -> None:
@@ -189,11 +151,15 @@ def export_file(job: Job, name: str, label: str) -> dict[str, Any]:
         result = check_in_fresh_process(bundle, label, bundle / file, job.root)
         record(bundle, label, result)
         return result
+    contender = next(c for c in job.config.contender if c.name == name)
     first, *inside = PurePosixPath(file).parts  # of several files there is a folder
     with contextlib.suppress(_NotPassedError), atomic_path(bundle / first) as partial:
         written = partial.joinpath(*inside)
         write_model(job, name, label, written)
         result = check_in_fresh_process(bundle, label, written, job.root)
+        if can_ask_folds(job, contender, label, result):
+            predict_rounded_folds(job, contender, label)
+            result = judge(job, name, label, result)
         if not result["passed"]:
             raise _NotPassedError
         if (bundle / first).is_dir():  # of an export that was interrupted before it was listed
@@ -236,63 +202,8 @@ def write_model(job: Job, name: str, label: str, path: Path) -> None:
     model = build_calibrated_network(job.run, job.config, contender)
     images = np.empty((0, *model.input_shape[1:]), np.uint8)
     if precision == "int8":
-        images = representative_images(job, name)
+        images = representative_images(job, contender, rows_of_split(job, "train"))
     write_file(model, path, format_name, precision, images)
-
-
-def representative_images(job: Job, name: str) -> np.ndarray:
-    """Load images of train, of all classes in turn, from which ranges of activations are taken."""
-    train = rows_of_split(job, "train")
-    labels = train.groupby("label").cumcount()
-    chosen = train.iloc[np.argsort(labels, kind="stable")[:NUM_REPRESENTATIVE]]
-    config = job.config
-    contender = next(c for c in config.contender if c.name == name)
-    size = size_to_load(job.run, networks_in(config, contender)[0])
-    check_images(job.run, job.root, chosen["image_id"].tolist())
-    paths = [job.root / image_id for image_id in chosen["image_id"]]
-    rule = decode_rule(config.images, config.data)
-    return np.concatenate(list(load_batches(paths, size, rule, 32, config.threads)))
-
-
-def build_calibrated_network(run: Run, config: Config, contender: Contender) -> Any:
-    """Build a contender as one network, see `obstacle_to_one_network`."""
-    name = contender.name
-    if isinstance(contender, EnsembleContender):
-        members = members_of(config, contender)
-        networks = [build_calibrated_network(run, config, member) for member in members]
-        model = merge_members(networks, load_ensemble(run, name), name)
-    else:
-        model = load_network(run.part_path(name) / "model.keras")
-        if run.view(name) != SINGLE:
-            crop_size = (model.input_shape[1], model.input_shape[2])
-            (image_size,) = sizes_to_load(run.view(name), crop_size)
-            origins, mirrored = crop_origins(run.view(name), crop_size)
-            mean_of = config.evaluate.view_mean
-            model = views_inside(model, image_size, origins, mirrored, mean_of)
-    scaling = scaling_of(run, name)
-    if not scaling:
-        return model
-    if ends_with_linear_head(model):
-        return scale_logits(model, scaling.slopes, scaling.offsets)
-    return scale_probabilities(model, scaling.slopes, scaling.offsets, scaling.floor)
-
-
-def merge_members(networks: Sequence[Any], ensemble: Ensemble, name: str) -> Any:
-    """Merge the networks of the members of an ensemble into one."""
-    method, total = ensemble.method, 1.0
-    if method != STACKING:
-        total = sum(ensemble.weights)  # 1, but for the rounding of what was stored
-    weights = [weight / total for weight in ensemble.weights]
-    intercepts = ensemble.intercepts
-    return merge_networks(networks, weights, method, name, intercepts=intercepts, floor=FLOOR)
-
-
-def scaling_of(run: Run, name: str) -> Scaling | None:
-    """Load a contender's calibration; `None` where it changes nothing."""
-    calibration = load_calibration(run, name)
-    if not isinstance(calibration, Scaling) or calibration.changes_nothing:
-        return None
-    return calibration
 
 
 def require_parity(job: Job) -> None:

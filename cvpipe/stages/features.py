@@ -266,8 +266,8 @@ def fixed_describer(names: Sequence[str], setup: Setup) -> Describer:
     return Describer(tuple(build_descriptor(name, setup) for name in names))
 
 
-def in_view(describer: Describer, setup: Setup) -> Describer:
-    """Read images in the view of another setup, with what was learned already.
+def under(describer: Describer, setup: Setup) -> Describer:
+    """Read images under another setup, such as in another view, with what was learned already.
 
     Args:
         describer: Of features and backbones.

@@ -16,7 +16,6 @@ import numpy as np
 from cvpipe.classifiers.steps import Step, apply_steps
 from cvpipe.classifiers.to_steps import steps_of
 from cvpipe.config import (
-    AnyNetwork,
     ClassicContender,
     Config,
     Contender,
@@ -51,7 +50,13 @@ from cvpipe.stages.calibration import load_calibration
 from cvpipe.stages.contenders import load_estimator, stored_describer
 from cvpipe.stages.ensembles import load_ensemble
 from cvpipe.stages.features import Descriptor, setup_of
-from cvpipe.stages.recipes import is_baseline, known_features, members_of
+from cvpipe.stages.recipes import (
+    becomes_network,
+    is_baseline,
+    known_features,
+    members_of,
+    obstacle_to_layers,
+)
 
 NATIVE_VERSION = 1
 DESCRIPTION = "description"  # the JSON text beside the arrays
@@ -112,13 +117,13 @@ class NativeMember(NamedTuple):
 
 def obstacle_to_native(config: Config, contender: Contender) -> str:
     """Say why a contender cannot be handed on as arrays; `""` where it can."""
-    if isinstance(contender, AnyNetwork):
-        return "it is a network; choose a format of networks, such as keras or litert"
     if isinstance(contender, EnsembleContender):
         members = members_of(config, contender)
         obstacles = {member.name: obstacle_to_native(config, member) for member in members}
         named = [f"its member {name!r}: {why}" for name, why in obstacles.items() if why]
         return named[0] if named else ""
+    if not isinstance(contender, ClassicContender) or becomes_network(config, contender):
+        return "it is a network; choose a format of networks, such as keras or litert"
     if is_baseline(contender):
         return "it looks at no pixel"
     known = known_features(config)
@@ -127,18 +132,15 @@ def obstacle_to_native(config: Config, contender: Contender) -> str:
             return f"its feature {name!r} reads the file and not the image"
         if not isinstance(known[name], Feature):
             return (
-                f"its feature {name!r} is computed by a network; a contender of "
-                "recipe = 'linear_probe' is one network with its classifier"
+                f"its feature {name!r} is computed by a network, and "
+                f"{obstacle_to_layers(config, contender)}"
             )
     return ""
 
 
 def features_of_native(config: Config, contender: Contender) -> dict[str, Feature]:
     """List the features that a contender reads, by name; see `obstacle_to_native`."""
-    members: Sequence[Contender] = [contender]
-    if isinstance(contender, EnsembleContender):
-        members = members_of(config, contender)
-    known = known_features(config)
+    known, members = known_features(config), members_of(config, contender)
     named = {name: known[name] for member in members for name in _classic(member).features}
     return {name: feature for name, feature in named.items() if isinstance(feature, Feature)}
 
@@ -158,13 +160,12 @@ def sizes_of_native(run: Run, config: Config, contender: Contender) -> list[Size
 
 def write_native(run: Run, config: Config, contender: Contender, path: Path) -> None:
     """Write a contender as arrays; see `obstacle_to_native`."""
-    members: Sequence[Contender] = [contender]
     facts: dict[str, Any] = {"native_version": NATIVE_VERSION, "ensemble": {}, "calibration": {}}
     if isinstance(contender, EnsembleContender):
-        members = members_of(config, contender)
         facts["ensemble"] = load_ensemble(run, contender.name).to_dict()
         facts["calibration"] = _calibration_of(run, contender.name)
-    facts["members"] = [_describe_member(run, config, _classic(member)) for member in members]
+    members = [_classic(member) for member in members_of(config, contender)]
+    facts["members"] = [_describe_member(run, config, member) for member in members]
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(pack(facts, arrays))
     with path.open("wb") as file:

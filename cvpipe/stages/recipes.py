@@ -1,6 +1,9 @@
 """What a contender of the config consists of, by name: before anything heavy is loaded."""
 
+from cvpipe.classifiers.table import CLASSIFIERS
 from cvpipe.config import (
+    AnyNetwork,
+    ClassicContender,
     Config,
     Contender,
     EnsembleContender,
@@ -99,11 +102,44 @@ def is_whole_network(contender: Contender) -> bool:
     return is_trained(contender) or isinstance(contender, ImportedContender)
 
 
-def backbones_of(config: Config, contender: Contender) -> list[BackboneSpec]:
-    """List the backbones that a contender needs, those without weights left out."""
+def becomes_network(config: Config, contender: Contender) -> bool:
+    """Tell whether a contender that is no ensemble is handed on as one network.
+
+    It is one, or a classifier on frozen features that can be written as layers behind them.
+    """
+    if isinstance(contender, ClassicContender):
+        return not obstacle_to_layers(config, contender)
+    return isinstance(contender, AnyNetwork)
+
+
+def obstacle_to_layers(config: Config, contender: ClassicContender) -> str:
+    """Say which step of a classic contender is no layer of a network; `""` where all can be."""
+    known = known_features(config)
+    if not contender.features:
+        return "it looks at no pixel"
+    for name in contender.features:
+        if not isinstance(known[name], DeepFeature):
+            return f"its feature {name!r} is no layer of a network"
+    sizes = {feature.image_size for feature in deep_features_of(config, contender)}
+    if len(sizes) > 1:
+        return f"its features read images of different sizes: {sorted(sizes)}"
+    if not CLASSIFIERS[contender.classifier].as_layers:
+        return f"its classifier {contender.classifier!r} is no layer of a network"
+    if config.evaluate.calibration == "isotonic":
+        return "its calibration, isotonic curves, is no layer of a network"
+    return ""
+
+
+def deep_features_of(config: Config, contender: Contender) -> list[DeepFeature]:
+    """List the features of frozen backbones that a contender's classifier reads."""
     known = known_features(config)
     features = [known.get(name) for name in feature_names(contender)]
-    specs = [feature.spec for feature in features if isinstance(feature, DeepFeature)]
+    return [feature for feature in features if isinstance(feature, DeepFeature)]
+
+
+def backbones_of(config: Config, contender: Contender) -> list[BackboneSpec]:
+    """List the backbones that a contender needs, those without weights left out."""
+    specs = [feature.spec for feature in deep_features_of(config, contender)]
     if isinstance(contender, NetworkContender) and is_trained(contender):
         specs.append(backbone_spec(contender))
     return [spec for spec in specs if spec.weights != NO_WEIGHTS]
@@ -160,10 +196,12 @@ def trains_on_images(contender: Contender) -> bool:
     return whole or contender.recipe == "from_scratch"
 
 
-def members_of(config: Config, ensemble: EnsembleContender) -> list[SingleContender]:
-    """List the members of an ensemble, in its order."""
+def members_of(config: Config, contender: Contender) -> list[SingleContender]:
+    """List the members of an ensemble, in its order; any other contender consists of itself."""
+    if not isinstance(contender, EnsembleContender):
+        return [contender]
     by_name = {c.name: c for c in config.contender if not isinstance(c, EnsembleContender)}
-    return [by_name[name] for name in ensemble.members]
+    return [by_name[name] for name in contender.members]
 
 
 def members_first(config: Config) -> list[Contender]:

@@ -398,6 +398,7 @@ def exported_file(label: str, checked: dict[str, Any]) -> ExportedFile:
         format=label,
         passed=checked["passed"],
         reason=checked.get("reason", ""),
+        note=checked.get("note", ""),
         accuracy=numbers("value", "value_low", "value_high"),
         difference=numbers("difference", "low", "high"),
         num_bytes=checked.get("bytes", 0),

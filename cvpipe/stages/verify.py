@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from cvpipe import frames
 from cvpipe.data.audit import hash_file
@@ -40,7 +41,9 @@ from cvpipe.runs import Run, data_root, open_run
 from cvpipe.stages.bundle_facts import describe_bundle
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import open_exported
+from cvpipe.stages.protocols import part_of_fold
 from cvpipe.stages.runtime_text import import_program, kinds_in
+from cvpipe.stages.split import fold_column
 
 IMAGES_AT_A_TIME = 32
 SPLITS = ("val", "test")
@@ -179,9 +182,7 @@ def check_file(bundle: Path, label: str, file: Path, data: Path | None = None) -
         data: See `verify_bundle`.
 
     Returns:
-        `passed`; `reason`, empty if it passed; per split the largest difference of any
-        probability; the accuracy on test, with what it lost against the measured predictions;
-        size, speed and memory.
+        See `judge`. A file that is not what it says is not opened, and nothing more is told of it.
 
     Raises:
         InputError: The images are missing or others.
@@ -189,7 +190,7 @@ def check_file(bundle: Path, label: str, file: Path, data: Path | None = None) -
     facts, run = read_facts(bundle), run_of(bundle)
     root = data_root(run, data)
     job = Job(run.config(), root, run, Nobody())
-    format_name, precision = parse_label(label)
+    format_name, _ = parse_label(label)
     reasons = [
         *wrong_facts(facts, describe_bundle(job, bundle.resolve().name)),
         *wrong_hash(bundle, facts, label, file),
@@ -201,30 +202,100 @@ def check_file(bundle: Path, label: str, file: Path, data: Path | None = None) -
         ]
     if reasons:  # nothing is read or computed of a file that is not what it says
         return {"passed": False, "reason": "; ".join(reasons), "splits": {}}
-    result = compare_on_images(job, bundle.resolve().name, facts, label, file)
+    name = bundle.resolve().name
+    return judge(job, name, label, compare_on_images(job, name, facts, label, file))
+
+
+def judge(job: Job, name: str, label: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Say whether a file is what was measured.
+
+    Args:
+        job: The run.
+        name: Of the contender.
+        label: What the file is.
+        result: What `compare_on_images` found of it.
+
+    Returns:
+        The same, with `passed`; `reason`, empty if it passed; `note`, what it passed by if not by
+        test alone; and where the folds were asked, what they say.
+    """
+    _, precision = parse_label(label)
     reasons = [
         f"its probabilities differ by up to {found['largest_difference']:.2g} on {split}, and "
         f"{found['tolerance']:g} is allowed"
         for split, found in result["splits"].items()
         if not found["passed"] and found["largest_difference"] is not None
     ]
-    kept = result["accuracy"]
+    kept, note = result["accuracy"], ""
     if not kept["sums_to_1"]:
         reasons.append("its rows are no probabilities: one does not sum to 1")
     elif precision in BY_ACCURACY and kept["no_worse"] != "shown":
-        reasons.append(
-            f"on {kept['n']} test images it is not shown that at most "
-            f"{100 * kept['margin']:g} points of accuracy are lost (the difference is "
-            f"{100 * kept['difference']:+.1f}, {100 * kept['low']:+.1f} to "
-            f"{100 * kept['high']:+.1f} points; among {kept['num_groups']} groups of images a loss "
-            f"of {100 * kept['unseen']:.1f} could go unseen)"
-        )
-    return {"passed": not reasons, "reason": "; ".join(reasons), **result}
+        told = [describe_loss("test images", kept)]
+        over_folds = compare_folds(job, name, label)
+        if over_folds:
+            result = {**result, "folds": over_folds}
+            told.append(describe_loss("images of folds", over_folds))
+            told.append(f"the worst fold differs by {100 * over_folds['worst']:+.1f} points")
+        if over_folds.get("no_worse") == "shown" and not (
+            loses_too_much(kept["difference"]) or loses_too_much(over_folds["worst"])
+        ):
+            note = "; ".join(told)
+        else:
+            reasons += told
+    judged = {"passed": not reasons, "reason": "; ".join(reasons), "note": note}
+    return {**judged, **{key: value for key, value in result.items() if key not in judged}}
+
+
+def loses_too_much(difference: float) -> bool:
+    """Tell whether a single network lost more accuracy than may be lost, by chance or not."""
+    return not difference >= -NO_WORSE_MARGINS["holdout"]  # so that a NaN counts as too much
+
+
+def describe_loss(images: str, kept: Mapping[str, Any]) -> str:
+    """Say what accuracy was lost, and whether it is shown to be little enough."""
+    is_shown = "is shown" if kept["no_worse"] == "shown" else "is not shown"
+    return (
+        f"on {kept['n']} {images} it {is_shown} that at most {100 * kept['margin']:g} points of "
+        f"accuracy are lost (the difference is {100 * kept['difference']:+.1f}, "
+        f"{100 * kept['low']:+.1f} to {100 * kept['high']:+.1f} points; among "
+        f"{kept['num_groups']} groups of images a loss of {100 * kept['unseen']:.1f} could go "
+        "unseen)"
+    )
+
+
+def compare_folds(job: Job, name: str, label: str) -> dict[str, Any]:
+    """Say what the networks of the folds lost as files of a format; empty where none were made.
+
+    `worst` is the difference of accuracy of the fold that lost most: rounding may ruin one network
+    of five, and the one that is handed on is a sixth.
+    """
+    manifest, tables = job.run.manifest(), []
+    for fold in sorted(manifest[fold_column(0)].unique()) if fold_column(0) in manifest else []:
+        path = job.run.rounded_fold_path(name, part_of_fold(0, fold), label)
+        if not path.exists():
+            return {}
+        tables.append(frames.read_predictions(path))
+    if not tables:
+        return {}
+    measured = job.run.predictions("test", name, "kfold")
+    differences = [
+        share_right(table) - share_right(measured[measured["image_id"].isin(table["image_id"])])
+        for table in tables
+    ]
+    rounded = pd.concat(tables).sort_values("image_id", ignore_index=True)
+    return {**compare_tables(job, measured, rounded, "kfold"), "worst": min(differences)}
+
+
+def share_right(table: pd.DataFrame) -> float:
+    """Compute the accuracy of a predictions table."""
+    targets = frames.targets_of(table["label"], frames.predicted_class_names(table))
+    return float((frames.probabilities_of(table).argmax(axis=1) == targets).mean())
 
 
 def describe_check(label: str, result: Mapping[str, Any]) -> list[str]:
     """Write what `check_file` found for a person."""
     lines = [f"{label}: {'passed' if result['passed'] else 'NOT PASSED, ' + result['reason']}"]
+    lines += [f"  {result['note']}"] * bool(result.get("note"))
     lines += [
         f"  {split}: largest difference {show(found['largest_difference'])} of "
         f"{found['num_images']} images (allowed {found['tolerance']:g}), the same class for "
@@ -325,22 +396,30 @@ def load_checked(job: Job, facts: Mapping[str, Any], image_ids: Sequence[str]) -
 
 
 def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str, Any]:
-    """Score a file on test, and say what it lost against the measured predictions.
-
-    `unseen` is the share of groups that may be affected although none of these is: with few groups
-    it is not shown that nothing is lost, whatever the interval of the difference.
-    """
-    margin, evaluate = NO_WORSE_MARGINS["holdout"], job.config.evaluate
+    """Score a file on test, and say what it lost; see `compare_tables`."""
     # `not (a <= b)` instead of `a > b`, so that a NaN counts as bad.
     if not (np.abs(exported.sum(axis=1, dtype=np.float64) - 1) <= frames.SUM_TOLERANCE).all():
         missing = dict.fromkeys(("value", "value_low", "value_high", "difference", "low", "high"))
+        margin = NO_WORSE_MARGINS["holdout"]
         told = {"n": len(exported), "margin": margin, "no_worse": "not shown"}
         return {**missing, **told, "sums_to_1": False}
     table = frames.make_predictions(
         measured["image_id"].tolist(), measured["label"].tolist(), exported, job.run.class_names()
     )
+    return {**compare_tables(job, measured, table, "holdout"), "sums_to_1": True}
+
+
+def compare_tables(
+    job: Job, measured: pd.DataFrame, table: pd.DataFrame, protocol: str
+) -> dict[str, Any]:
+    """Score what a file predicted, and say what was lost against the measured predictions.
+
+    `unseen` is the share of groups that may be affected although none of these is: with few groups
+    it is not shown that nothing is lost, whatever the interval of the difference.
+    """
+    margin = NO_WORSE_MARGINS[protocol]
     groups = job.run.manifest().set_index("image_id")["group"]
-    settings = (job.config.seed, evaluate.resamples)
+    settings = (job.config.seed, job.config.evaluate.resamples)
     tables = {"measured": measured, "exported": table}
     rows_of = compare_predictions("measured", tables, groups, *settings, margin=margin)
     lost = rows_of[rows_of["metric"] == "accuracy"].iloc[0]
@@ -357,7 +436,6 @@ def compare_accuracy(job: Job, measured: Any, exported: np.ndarray) -> dict[str,
         "no_worse": str(lost["no_worse"]),
         "num_groups": num_groups,
         "unseen": float(wilson_interval(0, num_groups)[1]),
-        "sums_to_1": True,
     }
 
 

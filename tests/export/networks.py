@@ -9,14 +9,17 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from cvpipe.classifiers.search import fit_classifier
+from cvpipe.classifiers.to_steps import steps_of
 from cvpipe.errors import InputError
 from cvpipe.export.formats import NETWORK_FORMATS, check_format, label_of, parse_label
 from cvpipe.inference.calibration import NETWORK_FLOOR
 from cvpipe.inference.crops import crop_origins, sizes_to_load
 from cvpipe.models.backbones import BACKBONES, BackboneSpec, build_backbone
 from cvpipe.models.framework import import_keras
-from cvpipe.models.heads import attach_linear_head
+from cvpipe.models.heads import attach_linear_head, backbone_of
 from cvpipe.models.merging import GEOMETRIC_MEAN, merge_networks, scale_probabilities, views_inside
+from cvpipe.models.step_layers import attach_classifier
 
 LABELS = [label_of(name, p) for name, entry in NETWORK_FORMATS.items() for p in entry.precisions]
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -117,10 +120,22 @@ def build_merged():
     return scale_probabilities(views, (0.16, 0.24, 0.2), (0.3, -0.2, 0.1), NETWORK_FLOOR)
 
 
+def build_machine(num_classes=3):
+    """A support vector machine on the features of a network, which has steps unlike any layer."""
+    size = (20, 14)
+    body = backbone_of(build_network("lenet5", size, num_classes, 2))
+    images, labels = take_photos(size, num_classes, max(60, 10 * num_classes), 2)
+    groups = [str(number) for number in range(len(images))]
+    rows, targets = compute(body, images), labels.astype(np.int32)
+    found = fit_classifier("rbf_svm", rows, targets, groups, search="coarse", seed=0, threads=1)
+    return attach_classifier(body, steps_of(found.estimator), "machine")
+
+
 BUILDERS: dict[str, Callable[[], Any]] = {
     "lenet": build_lenet,
     "vgg": build_vgg,
     "merged": build_merged,
+    "machine": build_machine,
 }
 
 

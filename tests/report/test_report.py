@@ -681,7 +681,7 @@ def test_model_file_says_how_far_it_can_be_trusted(parity, words):
 
 
 def test_an_exported_file_that_is_not_the_chosen_contender_says_so(page):
-    words = "because the chosen probe is not a network"
+    words = "that can be written as one file, because the chosen probe cannot"
     assert words in Page(render_report(build_content(exported="tuned"))).text
     assert words not in page.text
 

@@ -470,15 +470,19 @@ def test_a_choice_stands_once_it_is_stored(tmp_path):
 
 
 def test_several_sizes_are_chosen_for_no_network():
-    network = validate_config(
-        {
-            **config_of(ALL).model_dump(mode="json"),
-            "contender": [{"name": "n", "backbone": "lenet5", "recipe": "from_scratch"}],
-        }
-    ).contender[0]
-    classic = config_of(ALL).contender[0]
-    assert [view for view in ALL if not can_be_chosen(network, view)] == ["multi_scale"]
-    assert all(can_be_chosen(classic, view) for view in ALL)
+    deep = {"features": ["efficientnet_lite0"], "search": "coarse"}
+    contenders = [
+        {"name": "net", "backbone": "lenet5", "recipe": "from_scratch"},
+        {"name": "as_layers", **deep, "classifier": "rbf_svm"},
+        {"name": "neighbours", **deep, "classifier": "nearest_neighbours"},
+    ]
+    base = config_of(ALL)
+    config = validate_config({**base.model_dump(mode="json"), "contender": contenders})
+    for contender in config.contender[:2]:
+        asked = [view for view in ALL if not can_be_chosen(config, contender, view)]
+        assert asked == ["multi_scale"]
+    for contender in (config.contender[2], base.contender[0]):
+        assert all(can_be_chosen(config, contender, view) for view in ALL)
 
 
 # Figures.

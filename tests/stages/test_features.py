@@ -29,10 +29,10 @@ from cvpipe.stages.features import (
     build_descriptor,
     fixed_describer,
     from_images,
-    in_view,
     learn_describer,
     setup_of,
     store_describer,
+    under,
 )
 from cvpipe.stages.job import Nobody
 from cvpipe.stages.predict import load, load_contender
@@ -458,7 +458,7 @@ def test_features_stand_side_by_side_in_each_view(view, images, pixels):
 def test_scales_are_those_of_the_fit(view, images, pixels):
     files = ImageFiles(*images)
     fitted = learn_describer(["pixels", "hog"], setup_with(), files, Nobody())
-    seen = in_view(fitted, dataclasses.replace(setup_with(), view=view))
+    seen = under(fitted, dataclasses.replace(setup_with(), view=view))
     assert seen.scales == fitted.scales
     rows = seen.describe(files, Nobody()).reshape(len(images[1]), -1, 72 + 1764)
     plain = describe_view("pixels hog", images, view).reshape(rows.shape)

@@ -20,11 +20,10 @@ from cvpipe.stages.contenders import load_network
 from cvpipe.stages.export import (
     contender_to_export,
     export_contender,
-    merge_members,
     obstacle_to,
-    obstacle_to_one_network,
 )
 from cvpipe.stages.job import Job, Nobody
+from cvpipe.stages.one_network import merge_members, obstacle_to_one_network
 
 LENET = 'backbone = "lenet5"\nrecipe = "from_scratch"\nimage_size = [28, 35]\n'
 TRAINING = "epochs = 4, batch_size = 16, warmup_epochs = 0.25, early_stopping = false"

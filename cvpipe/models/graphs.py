@@ -1,0 +1,94 @@
+"""Pieces of networks, put together to new ones as flat graphs."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cvpipe.models.framework import import_keras
+
+if TYPE_CHECKING:
+    import keras
+
+
+def replay(
+    network: "keras.Model",
+    tensor: Any,
+    name_of: Callable[[str], str],
+    values: Sequence[np.ndarray] | None = None,
+) -> Any:
+    """Put what a network computes behind a tensor; what acts in training alone is left out.
+
+    `clone_model` cannot: what it makes from a tensor within a graph begins with an input of its
+    own.
+
+    Args:
+        network: A functional model with one input and one output.
+        tensor: Takes the place of the input.
+        name_of: Gives the name that a layer has in the new graph. A layer whose name changes is
+            copied, because a graph has no two layers of one name; the others are shared.
+        values: Of all variables of the network, for the copies; its own if not given.
+    """
+    copies: dict[int, Any] = {}
+
+    def copy(layer: Any) -> Any:
+        name = name_of(layer.name)
+        if id(layer) not in copies:
+            config = {**layer.get_config(), "name": name}
+            is_shared = name == layer.name
+            copies[id(layer)] = layer if is_shared else layer.__class__.from_config(config)
+        return copies[id(layer)]
+
+    def call(layer: Any, *arguments: Any, **settings: Any) -> Any:
+        return arguments[0] if _is_noise(layer) else layer(*arguments, **settings)
+
+    computed = network._run_through_graph([tensor], operation_fn=copy, call_fn=call)
+    given = [v.numpy() for v in network.variables] if values is None else values
+    value_of = {id(v): value for v, value in zip(network.variables, given, strict=True)}
+    for layer in network.layers:
+        twin = copies.get(id(layer), layer)
+        if twin is layer or _is_noise(layer):
+            continue
+        for new, old in zip(twin.variables, layer.variables, strict=True):
+            new.assign(value_of[id(old)])
+        finalize(twin)
+    (output,) = import_keras().tree.flatten(computed)
+    return output
+
+
+def finalize(layer: "keras.Layer") -> None:
+    """Let normalisations compute with the values of their variables, of which they keep copies."""
+    for part in layer._flatten_layers():
+        if isinstance(part, import_keras().layers.Normalization):
+            part.finalize_state()
+
+
+def named(tensor: Any, name: str) -> Any:
+    """Name the operation that gives a tensor.
+
+    Keras numbers operations through a process, and so would give one the name that another has in
+    a network that was loaded.
+    """
+    tensor._keras_history.operation.name = name
+    return tensor
+
+
+def input_like(model: "keras.Model") -> Any:
+    """Make an input like that of a network."""
+    (given,) = model.inputs
+    return import_keras().Input(given.shape[1:], dtype=given.dtype, name=given.name)
+
+
+def floored_log(probabilities: Any, floor: float, name_of: Callable[[str], str]) -> Any:
+    """Take logarithms of probabilities, of which those below a floor count as the floor."""
+    keras = import_keras()
+    floored = named(keras.ops.maximum(probabilities, float(floor)), name_of("floor"))
+    return named(keras.ops.log(floored), name_of("log"))
+
+
+def _is_noise(layer: Any) -> bool:
+    layers = import_keras().layers
+    return isinstance(
+        layer,
+        (layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
+    )
