@@ -36,6 +36,7 @@ from cvpipe.errors import InputError
 from cvpipe.inference.crops import cut_batch, num_views, size_to_crop_from, slice_views
 from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.features import build_embed, build_frozen_embed
+from cvpipe.models.folding import fold_norms
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head
 from cvpipe.models.merging import share_trunk
@@ -151,9 +152,10 @@ def ten_crops_one_by_one(paths: Sequence[Path], model: Any) -> np.ndarray:
 def compare_crops(arguments: Any) -> None:
     """Time one view, ten crops of ours and ten crops one by one."""
     model = attach_linear_head(build_backbone(SPEC), *HEAD, name="photos")
-    embeds = {"TensorFlow": build_embed(model, BATCH_SIZE)}
+    folded = fold_norms(model)  # as every contender's network is; the naive way has Keras's own
+    embeds = {"TensorFlow": build_embed(folded, BATCH_SIZE)}
     try:
-        embeds["OpenVINO"] = build_frozen_embed(model, "openvino", "float32", THREADS, BATCH_SIZE)
+        embeds["OpenVINO"] = build_frozen_embed(folded, "openvino", "float32", THREADS, BATCH_SIZE)
     except InputError as error:
         print(f"without OpenVINO: {error}")
     with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +187,7 @@ def compare_snapshots(arguments: Any) -> None:
     """Time models of five members that share a trunk, and one network."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (arguments.images, *SPEC.size, 3)).astype(np.uint8)
-    network = attach_linear_head(build_backbone(SPEC), *HEAD, name="one")
+    network = fold_norms(attach_linear_head(build_backbone(SPEC), *HEAD, name="one"))
     embeds = {"one network": build_embed(network, BATCH_SIZE)}
     shares = {}
     for point in arguments.points:
@@ -193,7 +195,7 @@ def compare_snapshots(arguments: Any) -> None:
         trunk, tail = part_network(SPEC, model, point)
         shares[point] = multiply_adds(tail) / multiply_adds(model)
         weights = [[variable.numpy() for variable in tail.variables]] * NUM_MEMBERS
-        ensemble = share_trunk(trunk, tail, weights, f"behind_{point}")
+        ensemble = fold_norms(share_trunk(trunk, tail, weights, f"behind_{point}"))
         embeds[point] = build_embed(ensemble, BATCH_SIZE)
     for name, embed in embeds.items():  # traces it
         off = np.abs(embed(images[:BATCH_SIZE]) - embeds["one network"](images[:BATCH_SIZE])).max()

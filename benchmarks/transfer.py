@@ -33,6 +33,7 @@ from cvpipe.data.manifest import scan_images
 from cvpipe.frames import class_names_of, targets_of
 from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.features import build_embed, build_frozen_embed
+from cvpipe.models.folding import fold_norms
 from cvpipe.models.framework import import_keras, import_tensorflow, set_threads
 from cvpipe.models.heads import attach_linear_head, head_weights, initial_head
 from cvpipe.models.losses import build_loss
@@ -170,7 +171,7 @@ def views_of(data: Data, view: int) -> Iterator[np.ndarray]:
 def fit_ours_frozen(train_part: Data, test_part: Data, runtime: str, views: int) -> Side:
     """Compute features once per view, and fit a head by cross-validation."""
     started = time.perf_counter()
-    embed = build_frozen_embed(build_backbone(SPEC), runtime, "float32", THREADS)
+    embed = build_frozen_embed(fold_norms(build_backbone(SPEC)), runtime, "float32", THREADS)
     rows = [embed(batch) for view in range(views) for batch in views_of(train_part, view)]
     groups = list(train_part.files.image_ids) * views
     targets = np.tile(train_part.targets, views)
@@ -280,7 +281,7 @@ def compare_partial(arguments: Any) -> None:
         point = freeze_point(SPEC, word)
         _, trunk, tail, layers = own_tail(point)
         started = time.perf_counter()
-        embed = build_embed(trunk)
+        embed = build_embed(fold_norms(trunk))
         rows = np.concatenate([to_half(embed(batch)) for batch in views_of(data, 0)])
         once = time.perf_counter() - started
         feed = BoundaryFeed(
@@ -363,7 +364,7 @@ def follow_ours(
     """Fit a head on features, then fine-tune from cached activations of four views."""
     started = time.perf_counter()
     backbone = build_backbone(SPEC)
-    embed = build_embed(backbone)
+    embed = build_embed(fold_norms(backbone))
     rows = np.concatenate([embed(batch) for batch in views_of(train_part, 0)])
     groups = list(train_part.files.image_ids)
     fitted = fit_classifier(
@@ -378,7 +379,7 @@ def follow_ours(
     model = attach_trainable_head(backbone, *head, dropout=0.2, seed=0)
     trunk, tail = part_network(SPEC, model, freeze_point(SPEC, "middle"))
     layers = unfreeze(tail, norms=False)
-    run_trunk = build_embed(trunk)
+    run_trunk = build_embed(fold_norms(trunk))
     views = [
         np.concatenate([to_half(run_trunk(batch)) for batch in views_of(train_part, view)])
         for view in range(4)
@@ -396,7 +397,7 @@ def follow_ours(
     def score(_: str) -> None:
         nonlocal spent
         spent += time.perf_counter() - clock[0]
-        whole = attach_linear_head(backbone, *head_weights(model), "scored")
+        whole = fold_norms(attach_linear_head(backbone, *head_weights(model), "scored"))
         ends.append((spent, build_embed(whole)(test_images).argmax(axis=1) == test_part.targets))
         clock[0] = time.perf_counter()
 

@@ -15,6 +15,7 @@ from cvpipe.models.backbones import (
     check_backbone,
     weights_fingerprint,
 )
+from cvpipe.models.folding import fold_norms
 from cvpipe.models.framework import import_keras
 from cvpipe.models.weights import NO_WEIGHTS
 
@@ -74,8 +75,8 @@ class DeepFeature:
         return json.dumps([self.spec.name, *facts])
 
     def build(self) -> "keras.Model":
-        """Build the network from `uint8` images to rows, frozen."""
-        return pool_layers(build_backbone(self.spec), self)
+        """Build the network from `uint8` images to rows, which never learns."""
+        return fold_norms(pool_layers(build_backbone(self.spec), self))
 
 
 SETTINGS = {

@@ -72,8 +72,12 @@ def nodes_of(network: "keras.Model") -> list[Any]:
     return [node for node in nodes if not node.is_input]
 
 
-def norms_to_fold(network: "keras.Model") -> dict[str, "keras.Layer"]:
-    """Find frozen normalisations of what a convolution gives, and nobody else reads.
+def norms_to_fold(network: "keras.Model", *, frozen_only: bool = True) -> dict[str, "keras.Layer"]:
+    """Find normalisations of what a convolution gives, and nobody else reads.
+
+    Args:
+        network: A functional model.
+        frozen_only: Whether those that still learn are left out.
 
     Returns:
         Name of the convolution to the normalisation.
@@ -91,7 +95,8 @@ def norms_to_fold(network: "keras.Model") -> dict[str, "keras.Layer"]:
         givers[id(node.input_tensors[0])]: node.operation
         for node in calls.values()
         if type(node.operation) is layers.BatchNormalization
-        and _is_frozen(node.operation)
+        and _is_linear(node.operation)
+        and not (frozen_only and node.operation.trainable)
         and read[id(node.input_tensors[0])] == 1
         and id(node.input_tensors[0]) in givers
     }
@@ -110,8 +115,9 @@ def has_slow_gradient(node: Any) -> bool:
     return platform.machine() in X86 and MAX_COLUMNS < columns <= width
 
 
-def _is_frozen(norm: Any) -> bool:
-    return not norm.trainable and not getattr(norm, "renorm", False) and norm.axis in (-1, 3)
+def _is_linear(norm: Any) -> bool:
+    """Tell whether a normalisation is a product and a sum for each channel, once it is frozen."""
+    return not getattr(norm, "renorm", False) and norm.axis in (-1, 3)
 
 
 def _is_plain(node: Any) -> bool:

@@ -461,6 +461,7 @@ def network_fingerprint(model: Any) -> str:
 def network_space(setup: Setup) -> dict[str, Any]:
     """State what decides the last bits of what a network computes, for the key of a cache."""
     return {
+        "norms": "folded",
         "runtime": runtime_identity(setup.runtime),
         "precision": setup.precision,
         "batch_size": BATCH_SIZE,

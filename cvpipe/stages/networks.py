@@ -36,6 +36,7 @@ from cvpipe.models.backbones import (
 )
 from cvpipe.models.checks import Check, as_dicts
 from cvpipe.models.features import BATCH_SIZE, build_embed, build_frozen_embed
+from cvpipe.models.folding import fold_norms
 from cvpipe.models.framework import has_gpu, set_threads
 from cvpipe.models.heads import attach_linear_head, head_weights, initial_head
 from cvpipe.models.losses import balanced_order, balanced_weights, build_loss, log_priors
@@ -331,8 +332,10 @@ def finish(contender: NetworkContender, last: Training, states: Sequence[State])
         for variable, values in zip(last.tail.variables, zip(*weights, strict=True), strict=True):
             variable.assign(np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype))
     if averaging in ("none", "ema", "soup"):
-        return attach_linear_head(last.backbone, *head_weights(last.model), contender.name)
-    return share_trunk(last.trunk, last.tail, weights, contender.name)
+        whole = attach_linear_head(last.backbone, *head_weights(last.model), contender.name)
+    else:
+        whole = share_trunk(last.trunk, last.tail, weights, contender.name)
+    return fold_norms(whole)
 
 
 def join_states(states: Sequence[State]) -> State:
@@ -461,7 +464,9 @@ class Preparation:
     def run_trunk(self) -> Callable[[np.ndarray], np.ndarray]:
         """Function from images to activations at the freeze point."""
         setup = setup_of(self.job.config)
-        return build_frozen_embed(self.trunk, setup.runtime, setup.precision, setup.threads)
+        return build_frozen_embed(
+            fold_norms(self.trunk), setup.runtime, setup.precision, setup.threads
+        )
 
     def plain(self, files: ImageFiles) -> Inputs:
         """Make what the network is evaluated on in training: no image is changed."""
