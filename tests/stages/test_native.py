@@ -247,7 +247,7 @@ def test_the_command_line_says_what_is_possible(exported, photos, capsys):
         main(["export", str(exported.path), "--contender", "fixed", "--format", "litert", *options])
         == 2
     )
-    assert "the format of those is native" in capsys.readouterr().err
+    assert "no layer of a network (there is the format native" in capsys.readouterr().err
     assert main(["verify", str(bundle_of(exported, "pixels")), *options]) == 0
     assert "native: passed" in capsys.readouterr().out
 
