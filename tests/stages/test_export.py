@@ -334,7 +334,7 @@ def test_paths_in_a_description_do_not_lead_out_of_the_bundle(copy, photos):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("pixels", r"its features \['raw_pixels'\] and its classifier 'nearest_neighbours' are"),
+        ("pixels", r"its feature 'raw_pixels' is no layer of a network"),
         ("both", r"its members \['pixels'\] are no networks"),
         ("other", "unknown contender 'other'"),
     ],
