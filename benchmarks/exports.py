@@ -58,9 +58,9 @@ def cell_of(label: str, found: dict[str, Any]) -> str:
     """Say of a file how far it is from what was measured, and whether it was kept."""
     accuracy = found["accuracy"]
     if label.endswith(BY_ACCURACY):
-        text = " ".join(f"{100 * accuracy[key]:+.1f}" for key in ("difference", "low", "high"))
-        value, low, high = text.split()
-        told = f"{value} ({low} to {high})"
+        told = loss_of(accuracy)
+        if "folds" in found:
+            told += f", over folds {loss_of(found['folds'])}"
     else:
         splits = found["splits"].values()
         told = f"{max(one['largest_difference'] for one in splits):.1e}"
@@ -68,6 +68,12 @@ def cell_of(label: str, found: dict[str, Any]) -> str:
             told += ", not all named the same"
     told += f"; {found['bytes'] / 1e6:.1f} MB"
     return told if found["passed"] else f"*refused:* {told}"
+
+
+def loss_of(accuracy: dict[str, Any]) -> str:
+    """Say what accuracy changed by, in points with the interval."""
+    value, low, high = (f"{100 * accuracy[key]:+.1f}" for key in ("difference", "low", "high"))
+    return f"{value} ({low} to {high})"
 
 
 def main() -> None:
