@@ -2,7 +2,7 @@
 
 What a normalisation does once its averages stand still, the convolution before it can do itself:
 its filters are multiplied and it gets a bias. Keras computes the two one after the other, and with
-them TensorFlow takes up to twice the time (`benchmarks/folding.py`). Converters to other formats
+them TensorFlow takes up to twice as long (`benchmarks/folding.py`). Converters to other formats
 fold by themselves, but then what is measured by TensorFlow and what they write differ by more than
 rounding in another order.
 """
