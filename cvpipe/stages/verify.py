@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
+from cvpipe.config import ClassicContender, Config
 from cvpipe.data.audit import hash_file
 from cvpipe.data.images import bundle_rule
 from cvpipe.data.threads import load_sizes
@@ -27,6 +28,7 @@ from cvpipe.evaluation.intervals import wilson_interval
 from cvpipe.evaluation.scoring import score_predictions
 from cvpipe.export.bundle import (
     BUNDLE_VERSION,
+    TOLERANCES,
     compare_probabilities,
     image_sizes,
     tolerance_of,
@@ -42,6 +44,7 @@ from cvpipe.stages.bundle_facts import describe_bundle
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.predict import open_exported
 from cvpipe.stages.protocols import part_of_fold
+from cvpipe.stages.recipes import members_of
 from cvpipe.stages.runtime_text import import_program, kinds_in
 from cvpipe.stages.split import fold_column
 
@@ -367,7 +370,9 @@ def compare_on_images(
         batches = load_checked(job, facts, measured["image_id"].tolist())
         exported = np.concatenate([predict(*batch) for batch in batches])
         splits[split] = compare_probabilities(
-            frames.probabilities_of(measured), exported, tolerance_of(label)
+            frames.probabilities_of(measured),
+            exported,
+            tolerance_for(job.config, bundle_name, label),
         )
         tables[split] = measured, exported
     compared = compare_accuracy(job, *tables["test"])
@@ -382,6 +387,18 @@ def compare_on_images(
         "peak_bytes": peak_bytes(),
         "bytes_before_opening": before,
     }
+
+
+def tolerance_for(config: Config, name: str, label: str) -> float:
+    """Say how far a probability of a contender's file may be from the measured one.
+
+    Classic classifiers are measured in float64, and as layers of a network computed in float32.
+    """
+    contender = next(c for c in config.contender if c.name == name)
+    is_classic = any(isinstance(c, ClassicContender) for c in members_of(config, contender))
+    if is_classic and label == KERAS:
+        return TOLERANCES["float32"]
+    return tolerance_of(label)
 
 
 def load_checked(job: Job, facts: Mapping[str, Any], image_ids: Sequence[str]) -> Any:
