@@ -79,13 +79,6 @@ def input_like(model: "keras.Model") -> Any:
     return import_keras().Input(given.shape[1:], dtype=given.dtype, name=given.name)
 
 
-def floored_log(probabilities: Any, floor: float, name_of: Callable[[str], str]) -> Any:
-    """Take logarithms of probabilities, of which those below a floor count as the floor."""
-    keras = import_keras()
-    floored = named(keras.ops.maximum(probabilities, float(floor)), name_of("floor"))
-    return named(keras.ops.log(floored), name_of("log"))
-
-
 def _is_noise(layer: Any) -> bool:
     layers = import_keras().layers
     return isinstance(

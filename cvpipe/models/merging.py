@@ -12,7 +12,7 @@ import numpy as np
 
 from cvpipe.errors import InputError
 from cvpipe.models.framework import import_keras
-from cvpipe.models.graphs import floored_log, input_like, named, replay
+from cvpipe.models.graphs import input_like, named, replay
 from cvpipe.models.heads import CALIBRATION_LAYER, LOGITS_LAYER, PROBABILITIES_LAYER
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def merge_networks(
         name_of = _name_of_member(number)
         values = replay(model, images, name_of)
         if by_logs:
-            values = floored_log(values, floor, name_of)
+            values = _floored_log(values, floor, name_of)
         terms.append(keras.layers.Rescaling(float(weight), name=name_of("weight"))(values))
     if by_logs:
         logs = _sum(terms, "log_mean")
@@ -170,7 +170,7 @@ def views_inside(
     pool = keras.layers.GlobalAveragePooling1D
     if mean_of == PROBABILITIES:
         return keras.Model(images, pool(name=PROBABILITIES_LAYER)(by_image), name=model.name)
-    logs = pool(name="view_mean")(floored_log(by_image, FLOOR, "view_{}".format))
+    logs = pool(name="view_mean")(_floored_log(by_image, FLOOR, "view_{}".format))
     mean = keras.layers.Softmax(name=PROBABILITIES_LAYER)(logs)
     return keras.Model(images, mean, name=model.name)
 
@@ -203,7 +203,7 @@ def scale_probabilities(
     keras = import_keras()
     images = input_like(model)
     rows = replay(model, images, _instead_of_probabilities("uncalibrated_probabilities"))
-    logs = floored_log(rows, floor, "calibration_{}".format)
+    logs = _floored_log(rows, floor, "calibration_{}".format)
     scaling = keras.layers.Rescaling(
         [float(slope) for slope in slopes],
         [float(offset) for offset in offsets],
@@ -218,6 +218,13 @@ def _sum(terms: Sequence[Any], name: str) -> Any:
     if len(terms) == 1:  # of which Keras makes no sum
         return layers.Identity(name=name)(terms[0])
     return layers.Add(name=name)(terms)
+
+
+def _floored_log(probabilities: Any, floor: float, name_of: Callable[[str], str]) -> Any:
+    """Take logarithms of probabilities, of which those below a floor count as the floor."""
+    keras = import_keras()
+    floored = named(keras.ops.maximum(probabilities, float(floor)), name_of("floor"))
+    return named(keras.ops.log(floored), name_of("log"))
 
 
 def _name_of_member(number: int) -> Callable[[str], str]:
