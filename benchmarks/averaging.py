@@ -13,7 +13,7 @@ import pandas as pd
 
 import cvpipe
 from cvpipe.cli import Terminal
-from cvpipe.config import NetworkContender
+from cvpipe.contender_sections import NetworkContender
 from cvpipe.evaluation.comparison import compare_predictions
 from cvpipe.runs import Run
 from cvpipe.stages.fetch import fetch

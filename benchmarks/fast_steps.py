@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cvpipe.config import TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.models import fast_steps, training
 from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.framework import set_threads

@@ -50,7 +50,7 @@ class Subject:
 def read_subject(run: Run, name: str, data: Path | None) -> Subject:
     """Read a contender of a run and describe all images."""
     config, manifest, names = run.config(), run.manifest(), run.class_names()
-    contender = next(c for c in config.contender if c.name == name)
+    contender = config.contender_called(name)
     describer = stored_describer(run, contender)
     features = describer.describe(files_of(data_root(run, data), manifest), Nobody())
     chosen = read_json(run.part_path(name) / "fit.json")["chosen"]

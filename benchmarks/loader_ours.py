@@ -22,11 +22,11 @@ from loader_peers import (
     through_keras,
 )
 
-from cvpipe.config import AugmentSection
 from cvpipe.data.augment import stored_size
 from cvpipe.data.images import DecodeRule
 from cvpipe.data.loading import Loader
 from cvpipe.data.pixels import DecodedImages, ImageFiles, decoded_pixels
+from cvpipe.sections import AugmentSection
 
 EPOCHS = 1_000_000  # without end
 

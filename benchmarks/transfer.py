@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvpipe.classifiers.search import fit_classifier, linear_head, predictor_of
-from cvpipe.config import AugmentSection, TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.data.images import DecodeRule
 from cvpipe.data.manifest import scan_images
 from cvpipe.frames import class_names_of, targets_of
@@ -45,6 +45,7 @@ from cvpipe.models.transfer import (
     part_network,
     unfreeze,
 )
+from cvpipe.sections import AugmentSection
 from cvpipe.stages.features import ImageFiles
 from cvpipe.stages.networks import BoundaryFeed
 from cvpipe.stages.views import ViewMaker, to_half

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from cvpipe import frames
 from cvpipe.classifiers.search import fit_at, linear_head, predictor_of
-from cvpipe.config import NetworkContender
+from cvpipe.contender_sections import NetworkContender
 from cvpipe.evaluation.detection import area_with_interval, share_with_interval
 from cvpipe.inference.unlike import (
     bound_of,

@@ -2,7 +2,7 @@
 
 An augmentation is allowed where it keeps the label: where an expert who is shown the changed
 picture would still give it the same name (CS231n 2017, lecture 7: label-preserving transforms).
-The settings are those of `cvpipe.config.AugmentSection`. They are places to start from, not
+The settings are those of `cvpipe.sections.AugmentSection`. They are places to start from, not
 measured optima; what they bring is for the comparison on the user's own images to say.
 """
 

@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 from cvpipe.augment_presets import AUGMENT_PRESETS
-from cvpipe.config import AugmentSection
+from cvpipe.sections import AugmentSection
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "augmentation.md").read_text(encoding="utf-8")

@@ -14,8 +14,6 @@ from cvpipe.augment_presets import AUGMENT_PRESETS
 from cvpipe.config import (
     PRESETS,
     QUICK_CONTENDERS,
-    AugmentSection,
-    TrainingSection,
     config_hash,
     load_config,
     name_of,
@@ -23,7 +21,9 @@ from cvpipe.config import (
     usable_cores,
     validate_config,
 )
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.errors import InputError
+from cvpipe.sections import AugmentSection
 
 PIPELINE = """
 # A whole pipeline file, every key given.

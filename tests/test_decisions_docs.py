@@ -4,10 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
-from cvpipe.config import DEFAULT_AT_LEAST, EvaluateSection
 from cvpipe.inference.conformal import images_needed
 from cvpipe.inference.thresholds import EVERYTHING, NOTHING, RESOLUTION
 from cvpipe.report.decisions import ABSTENTION_COLUMNS, CONFORMAL_COLUMNS, OPERATING_COLUMNS
+from cvpipe.sections import DEFAULT_AT_LEAST, EvaluateSection
 from cvpipe.stages.decide import ANSWERED_SHARES
 from cvpipe.stages.halves import MIN_VAL_FOR_HALVES
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cvpipe.config import EvaluateSection
 from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.metrics import CLASS_METRICS, metrics_for
+from cvpipe.sections import EvaluateSection
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")

@@ -4,10 +4,10 @@ import re
 import tomllib
 from pathlib import Path
 
-from cvpipe.config import EvaluateSection
 from cvpipe.inference.crops import VIEWS, num_views, sizes_to_load
 from cvpipe.report.content import VIEW_COLUMNS
 from cvpipe.runs import Run
+from cvpipe.sections import EvaluateSection
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "views.md").read_text(encoding="utf-8")

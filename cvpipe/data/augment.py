@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvpipe.config import AugmentSection
 from cvpipe.data.images import Fit, resize_image
 from cvpipe.opencv import import_cv2
+from cvpipe.sections import AugmentSection
 
 # Shares of the image's area that are erased, and the aspect ratios (Zhong et al., section 3.1,
 # with the upper bound halved: small findings fill small areas).
@@ -247,7 +247,7 @@ def apply_view(
         view: What happens to it; its box in pixels of this image.
         image_size: Wanted `(height, width)`.
         fit: How an image without a box is brought to the size.
-        fused: See `cvpipe.config.AugmentSection`.
+        fused: See `cvpipe.sections.AugmentSection`.
         out: Array to write into; a new one where it is left out.
 
     Returns:

@@ -33,7 +33,6 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from cvpipe.config import DataSection, ImagesSection
 from cvpipe.data.foreign import foreign_kind
 from cvpipe.data.truncation import ends_early
 from cvpipe.errors import InputError
@@ -46,6 +45,7 @@ from cvpipe.formats import (
     find_format,
     open_image,
 )
+from cvpipe.sections import DataSection, ImagesSection
 
 Fit = Literal["stretch", "pad", "crop"]
 FITS = get_args(Fit)
@@ -90,7 +90,7 @@ class DecodeRule:
     """What can be chosen about how a file becomes pixels.
 
     Attributes:
-        fit: How an image is brought to a size; see `cvpipe.config.ImagesSection`.
+        fit: How an image is brought to a size; see `cvpipe.sections.ImagesSection`.
         white_level: The value of 16-bit grey images that becomes 255.
         dicom_window: Centre and width of the grey values of DICOM images that are shown;
             empty: the first window of each file.
@@ -425,7 +425,7 @@ def resize_image(image: np.ndarray, image_size: tuple[int, int], fit: Fit) -> np
     Args:
         image: `uint8` array of shape `(height, width, 3)`.
         image_size: Wanted `(height, width)` in pixels.
-        fit: See `cvpipe.config.ImagesSection`. Where a border or a cut cannot be the same on
+        fit: See `cvpipe.sections.ImagesSection`. Where a border or a cut cannot be the same on
             both sides, `"pad"` puts the odd pixel to the right or bottom.
 
     Returns:

@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cvpipe.config import AugmentSection
 from cvpipe.data.augment import View, apply_view, draw_view, view_key
 from cvpipe.data.images import Fit, UnreadableImageError
 from cvpipe.data.jpeg import choose_reduction, reduce_box
@@ -18,6 +17,7 @@ from cvpipe.data.mixing import mix_batch
 from cvpipe.data.pixels import ImageSource
 from cvpipe.data.threads import ordered_map
 from cvpipe.errors import InputError
+from cvpipe.sections import AugmentSection
 
 
 class Batch(NamedTuple):

@@ -19,11 +19,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import FOLDERS
 from cvpipe.data.images import SUFFIX_FORMATS
 from cvpipe.errors import InputError, nearest_name
 from cvpipe.files import open_regular
 from cvpipe.formats import is_dicom
+from cvpipe.sections import FOLDERS
 
 # How people write the names of a given split, in any case.
 SPLIT_NAMES = {

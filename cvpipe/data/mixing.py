@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from cvpipe.config import AugmentSection
 from cvpipe.data.augment import uniform_draws
 from cvpipe.opencv import import_cv2
+from cvpipe.sections import AugmentSection
 
 
 def mix_batch(

@@ -20,13 +20,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from cvpipe.cache import MappedRows, Track, mapped_rows, max_bytes
-from cvpipe.config import AugmentSection
 from cvpipe.data.augment import stored_size
 from cvpipe.data.images import DECODE_RULE, DecodeRule
 from cvpipe.data.jpeg import OpenedImage, open_photo
 from cvpipe.data.threads import load_batches
 from cvpipe.files import open_regular
 from cvpipe.formats import reader_versions
+from cvpipe.sections import AugmentSection
 
 Storage = Literal["memory", "mapped", "files"]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cvpipe.config import Pooling
+from cvpipe.contender_sections import Pooling
 from cvpipe.errors import InputError, check_name
 from cvpipe.models.backbones import (
     BACKBONES,

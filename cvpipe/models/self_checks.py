@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvpipe.config import TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.models.checks import (
     Check,
     check_activations,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cvpipe.config import TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.errors import InputError
 from cvpipe.files import atomic_path
 from cvpipe.models.checks import ABORT_WINDOW, must_abort

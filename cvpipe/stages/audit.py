@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cvpipe.config import FOLDERS, Config
+from cvpipe.config import Config
 from cvpipe.data.audit import (
     Audit,
     audit_images,
@@ -30,6 +30,7 @@ from cvpipe.data.manifest import (
 )
 from cvpipe.errors import GateError, InputError, nearest_name
 from cvpipe.files import write_table
+from cvpipe.sections import FOLDERS
 from cvpipe.stages.audit_page import write_audit_page
 from cvpipe.stages.job import Job, Watcher
 from cvpipe.stages.shortcuts import columns_to_try, shortcut_findings

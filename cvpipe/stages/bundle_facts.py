@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from cvpipe.config import (
+from cvpipe.config import Config
+from cvpipe.contender_sections import (
     ClassicContender,
-    Config,
     Contender,
     EnsembleContender,
     ImportedContender,
@@ -36,7 +36,7 @@ INSIDE = "inside the model"
 
 def describe_bundle(job: Job, name: str) -> dict[str, Any]:
     """Collect what an app, and whoever is responsible for it, must know about a model."""
-    contender = next(c for c in job.config.contender if c.name == name)
+    contender = job.config.contender_called(name)
     networks = networks_in(job.config, contender)
     weights = [source for one in networks for source in describe_sources(job.config, one)]
     metrics = job.run.metrics()

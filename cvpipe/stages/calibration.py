@@ -70,7 +70,7 @@ def calibrate(job: Job, contender: str, val: pd.DataFrame, view: str = "") -> No
 
 def floor_of(config: Config, name: str) -> float:
     """Say from where on a contender's probabilities are too small to mean what they say."""
-    contender = next(c for c in config.contender if c.name == name)
+    contender = config.contender_called(name)
     return NETWORK_FLOOR if becomes_network(config, contender) else FLOOR
 
 

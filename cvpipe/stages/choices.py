@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from cvpipe.classifiers.table import CLASSIFIERS, MAX_PAIR_BYTES, count_search_fits
-from cvpipe.config import FOLDERS, STANDARD_CONTENDERS, ExportSection, SplitSection
+from cvpipe.config import STANDARD_CONTENDERS
 from cvpipe.data.audit import MAX_IMBALANCE
+from cvpipe.sections import FOLDERS, ExportSection, SplitSection
 from cvpipe.stages.fingerprint import (
     TEST_FRACTION,
     Fingerprint,
@@ -45,7 +46,7 @@ def choose(
     Args:
         fingerprint: Of the images.
         root: Their folder, relative to the pipeline file.
-        labels: As in `cvpipe.config.DataSection`.
+        labels: As in `cvpipe.sections.DataSection`.
         split: Whether the split that the images come with is used.
         threads: Threads to compute with.
     """

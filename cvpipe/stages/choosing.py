@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cvpipe.config import Config, Contender
+from cvpipe.config import Config
+from cvpipe.contender_sections import Contender
 from cvpipe.evaluation.comparison import choose
 from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.metrics import metrics_for

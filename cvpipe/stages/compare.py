@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from cvpipe.config import Contender, EnsembleContender, config_hash
+from cvpipe.config import config_hash
+from cvpipe.contender_sections import Contender, EnsembleContender
 from cvpipe.data.splits import merge_groups
 from cvpipe.errors import InputError, check_name
 from cvpipe.evaluation.comparison import compare_predictions

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cvpipe.augment_presets import AUGMENT_PRESETS
-from cvpipe.config import AugmentSection, Config, Contender
+from cvpipe.config import Config
+from cvpipe.contender_sections import Contender
 from cvpipe.data.augment import View, view_key
 from cvpipe.data.images import decode_rule, read_image, resize_image
 from cvpipe.data.loading import Loader
@@ -23,6 +24,7 @@ from cvpipe.frames import class_names_of, targets_of
 from cvpipe.report.contact_sheet import Cell, ContactSheet, SheetRow
 from cvpipe.report.page import image_data_uri
 from cvpipe.runs import Run
+from cvpipe.sections import AugmentSection
 from cvpipe.stages.fingerprint import sample_ids
 from cvpipe.stages.recipes import uses_augmentation
 

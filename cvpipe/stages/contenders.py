@@ -25,8 +25,8 @@ from cvpipe.classifiers.search import (
     linear_head,
     predictor_of,
 )
-from cvpipe.config import (
-    Config,
+from cvpipe.config import Config
+from cvpipe.contender_sections import (
     Contender,
     EnsembleContender,
     FittedContender,

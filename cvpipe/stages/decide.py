@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cvpipe.config import Config, EvaluateSection
+from cvpipe.config import Config
 from cvpipe.errors import InputError, nearest_name
 from cvpipe.evaluation.costs import cost_matrix
 from cvpipe.evaluation.means import mean_with_interval
@@ -44,6 +44,7 @@ from cvpipe.report.decisions import (
     Decisions,
 )
 from cvpipe.runs import Run
+from cvpipe.sections import EvaluateSection
 from cvpipe.stages.calibration import table_for_fitting
 from cvpipe.stages.halves import rows_for_choosing
 from cvpipe.stages.job import Job

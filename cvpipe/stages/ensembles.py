@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import Config, EnsembleContender, SingleContender
+from cvpipe.config import Config
+from cvpipe.contender_sections import EnsembleContender, SingleContender
 from cvpipe.data.splits import assign_splits
 from cvpipe.errors import InputError, TooLittleToLearnError
 from cvpipe.evaluation.comparison import compare_predictions

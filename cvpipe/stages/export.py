@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cvpipe.config import Config, Contender
+from cvpipe.config import Config
+from cvpipe.contender_sections import Contender
 from cvpipe.errors import GateError, InputError, check_name
 from cvpipe.export.bundle import RUNTIME_NAME, bundle_readme, has_runtime
 from cvpipe.export.files import hash_of
@@ -84,7 +85,7 @@ def run_export(job: Job) -> None:
     if not name:
         return
     bundle = job.run.export_path / name
-    contender = next(c for c in job.config.contender if c.name == name)
+    contender = job.config.contender_called(name)
     for label in formats_of(job, contender):
         with job.timed("export", f"export: {name} as {label}, checked in a fresh process"):
             if not is_settled(bundle, label):
@@ -151,7 +152,7 @@ def export_file(job: Job, name: str, label: str) -> dict[str, Any]:
         result = check_in_fresh_process(bundle, label, bundle / file, job.root)
         record(bundle, label, result)
         return result
-    contender = next(c for c in job.config.contender if c.name == name)
+    contender = job.config.contender_called(name)
     first, *inside = PurePosixPath(file).parts  # of several files there is a folder
     with contextlib.suppress(_NotPassedError), atomic_path(bundle / first) as partial:
         written = partial.joinpath(*inside)
@@ -189,7 +190,7 @@ def describe(bundle: Path, facts: Mapping[str, Any]) -> None:
 def write_model(job: Job, name: str, label: str, path: Path) -> None:
     """Write a contender as a file of one format."""
     format_name, precision = parse_label(label)
-    contender = next(c for c in job.config.contender if c.name == name)
+    contender = job.config.contender_called(name)
     stored = job.run.part_path(name) / "model.keras"
     plain = job.run.view(name) == SINGLE and not scaling_of(job.run, name)
     if format_name == "keras" and stored.exists() and plain:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import Contender, EnsembleContender, SingleContender
+from cvpipe.contender_sections import Contender, EnsembleContender, SingleContender
 from cvpipe.data.images import decode_rule
 from cvpipe.data.threads import load_batches
 from cvpipe.errors import GateError

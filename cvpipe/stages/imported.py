@@ -8,7 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvpipe.config import Config, Contender, EnsembleContender, ImportedContender
+from cvpipe.config import Config
+from cvpipe.contender_sections import Contender, EnsembleContender, ImportedContender
 from cvpipe.errors import InputError
 from cvpipe.files import atomic_path, read_json, write_json
 from cvpipe.models.framework import set_threads

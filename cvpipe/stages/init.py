@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cvpipe.config import FOLDERS, Config, SplitSection, name_of, validate_config
+from cvpipe.config import Config, name_of, validate_config
 from cvpipe.data.audit import Audit
 from cvpipe.data.images import DecodeRule
 from cvpipe.data.threads import load_batches
 from cvpipe.errors import InputError
 from cvpipe.files import write_text
 from cvpipe.models.features import BATCH_SIZE
+from cvpipe.sections import FOLDERS, SplitSection
 from cvpipe.stages.audit import audit_rows, scan_and_hash
 from cvpipe.stages.choices import choose, white_level
 from cvpipe.stages.fingerprint import (

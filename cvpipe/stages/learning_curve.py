@@ -11,7 +11,7 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.classifiers.search import group_folds
 from cvpipe.classifiers.table import SEARCHES
-from cvpipe.config import FittedContender
+from cvpipe.contender_sections import FittedContender
 from cvpipe.data.splits import nested_subset
 from cvpipe.errors import InputError, TooLittleToLearnError
 from cvpipe.evaluation.learning_curve import (

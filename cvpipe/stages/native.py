@@ -15,12 +15,8 @@ import numpy as np
 
 from cvpipe.classifiers.steps import Step, apply_steps
 from cvpipe.classifiers.to_steps import steps_of
-from cvpipe.config import (
-    ClassicContender,
-    Config,
-    Contender,
-    EnsembleContender,
-)
+from cvpipe.config import Config
+from cvpipe.contender_sections import ClassicContender, Contender, EnsembleContender
 from cvpipe.errors import InputError
 from cvpipe.export.formats import NATIVE
 from cvpipe.export.runtime import Runtime

@@ -20,7 +20,7 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.cache import MappedRows, cache_root, max_bytes
 from cvpipe.classifiers.search import FittedClassifier, linear_head
-from cvpipe.config import NetworkContender, TrainingSection
+from cvpipe.contender_sections import NetworkContender, TrainingSection
 from cvpipe.data.images import decode_rule
 from cvpipe.data.loading import Loader
 from cvpipe.data.normalise import PixelStatistics, measure_pixels

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from cvpipe.classifiers.to_steps import steps_of
-from cvpipe.config import (
+from cvpipe.config import Config
+from cvpipe.contender_sections import (
     ClassicContender,
-    Config,
     Contender,
     EnsembleContender,
     SingleContender,

@@ -11,7 +11,7 @@ class Choice(NamedTuple):
     """A key of a pipeline file.
 
     Attributes:
-        key: As in `cvpipe.config`.
+        key: As in `cvpipe.sections`.
         value: What is chosen: text, number, truth value, or a list of texts.
         reason: Why; shown as a comment above it. Empty where that of the section says all.
     """

@@ -5,19 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvpipe.classifiers.table import CLASSIFIERS, SEARCHES, count_search_fits
-from cvpipe.config import (
-    FOLDERS,
-    PRESETS,
+from cvpipe.config import PRESETS, Config, load_config, name_of, preset_config, validate_config
+from cvpipe.contender_sections import (
     ClassicContender,
-    Config,
     EnsembleContender,
     ImportedContender,
     NetworkContender,
     SingleContender,
-    load_config,
-    name_of,
-    preset_config,
-    validate_config,
 )
 from cvpipe.data.manifest import has_given_split
 from cvpipe.data.sources import DATASETS
@@ -29,6 +23,7 @@ from cvpipe.models.backbones import BACKBONES, check_backbone
 from cvpipe.models.deep_features import DeepFeature, check_deep_feature
 from cvpipe.models.runtimes import check_runtime
 from cvpipe.models.transfer import WHOLE_NETWORK, freeze_point
+from cvpipe.sections import FOLDERS
 from cvpipe.stages.contact_sheet import changes_images
 from cvpipe.stages.ensembles import NUM_STACKING_FOLDS, STACKING
 from cvpipe.stages.imported import pin_imports

@@ -10,11 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import (
-    AnyNetwork,
-    EnsembleContender,
-    usable_cores,
-)
+from cvpipe.config import usable_cores
+from cvpipe.contender_sections import AnyNetwork, EnsembleContender
 from cvpipe.data.images import bundle_rule, decode_rule
 from cvpipe.data.threads import load_sizes
 from cvpipe.errors import InputError, check_name

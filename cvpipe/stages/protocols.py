@@ -10,7 +10,7 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
-from cvpipe.config import EnsembleContender, ImportedContender, SingleContender
+from cvpipe.contender_sections import EnsembleContender, ImportedContender, SingleContender
 from cvpipe.files import write_table
 from cvpipe.stages.calibration import calibrate_table, load_calibration
 from cvpipe.stages.contenders import fit_rows, predict_by_refit, predict_rows, store_fit

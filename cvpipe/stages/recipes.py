@@ -1,10 +1,10 @@
 """What a contender of the config consists of, by name: before anything heavy is loaded."""
 
 from cvpipe.classifiers.table import CLASSIFIERS
-from cvpipe.config import (
+from cvpipe.config import Config
+from cvpipe.contender_sections import (
     AnyNetwork,
     ClassicContender,
-    Config,
     Contender,
     EnsembleContender,
     ImportedContender,

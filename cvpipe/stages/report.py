@@ -10,7 +10,12 @@ import pandas as pd
 
 from cvpipe import frames
 from cvpipe.classifiers.table import CLASSIFIERS
-from cvpipe.config import Contender, EnsembleContender, ImportedContender, NetworkContender
+from cvpipe.contender_sections import (
+    Contender,
+    EnsembleContender,
+    ImportedContender,
+    NetworkContender,
+)
 from cvpipe.data.duplicates import DISTANCE
 from cvpipe.data.images import DecodeRule, decode_rule, read_image, resize_image
 from cvpipe.errors import InputError

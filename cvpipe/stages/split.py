@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import SplitSection
 from cvpipe.data.splits import assign_splits, merge_groups
 from cvpipe.errors import InputError, nearest_name
 from cvpipe.evaluation.planning import Expectation, expect, in_words, warning_of
 from cvpipe.files import write_json, write_table
+from cvpipe.sections import SplitSection
 from cvpipe.stages.job import Job
 
 # Where the split that came with the images is kept when it is not the one in use, or not wholly.

@@ -17,7 +17,7 @@ import pandas as pd
 from cvpipe import frames
 from cvpipe.cache import cache_root, max_bytes, trim
 from cvpipe.classifiers.search import linear_head
-from cvpipe.config import Contender, EnsembleContender, NetworkContender
+from cvpipe.contender_sections import Contender, EnsembleContender, NetworkContender
 from cvpipe.data.audit import hash_file
 from cvpipe.data.images import DecodeRule, decode_rule, read_image
 from cvpipe.data.manifest import is_image_name
@@ -255,7 +255,7 @@ def compare_with_folder(
             f"none of the {len(image_ids)} images in {str(folder)!r} can be read; the first: "
             f"{reasons[image_ids[0]]}"
         )
-    chosen = next(c for c in config.contender if c.name == name)
+    chosen = config.contender_called(name)
     theirs = score_files(run, chosen, folder, readable, watcher or Nobody())
     ours = read_scores(test_scores_path(run, name))
     groups = run.manifest().set_index("image_id")["group"].loc[ours["image_id"]].to_numpy()
@@ -397,7 +397,7 @@ def find_unlike(path: Path, contender: str, predictions: pd.DataFrame) -> Flags 
 def describe_files(run: Run, name: str, paths: Sequence[Path]) -> np.ndarray:
     """Compute the features of image files by what the run stores, not looking into the cache."""
     config = run.config()
-    contender = next(c for c in config.contender if c.name == name)
+    contender = config.contender_called(name)
     if isinstance(contender, NetworkContender):
         rule = decode_rule(config.images, config.data)
         # TensorFlow has computed by now, so its number of threads is what it is.

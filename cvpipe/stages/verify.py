@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from cvpipe import frames
-from cvpipe.config import ClassicContender, Config
+from cvpipe.config import Config
+from cvpipe.contender_sections import ClassicContender
 from cvpipe.data.audit import hash_file
 from cvpipe.data.images import bundle_rule
 from cvpipe.data.threads import load_sizes
@@ -394,7 +395,7 @@ def tolerance_for(config: Config, name: str, label: str) -> float:
 
     Classic classifiers are measured in float64, and as layers of a network computed in float32.
     """
-    contender = next(c for c in config.contender if c.name == name)
+    contender = config.contender_called(name)
     is_classic = any(isinstance(c, ClassicContender) for c in members_of(config, contender))
     if is_classic and label == KERAS:
         return TOLERANCES["float32"]

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from cvpipe.cache import MappedRows, cache_root, cached_rows, mapped_rows
-from cvpipe.config import AugmentSection
 from cvpipe.data.augment import VIEW_RULE, view_key
 from cvpipe.data.images import DecodeRule
 from cvpipe.data.loading import Loader
@@ -25,6 +24,7 @@ from cvpipe.data.threads import load_batches
 from cvpipe.errors import InputError
 from cvpipe.models.features import BATCH_SIZE
 from cvpipe.opencv import check_builds, installed_builds
+from cvpipe.sections import AugmentSection
 from cvpipe.stages.features import ImageFiles
 from cvpipe.stages.job import Watcher
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cvpipe.augment_presets import AUGMENT_PRESETS
-from cvpipe.config import AugmentSection
 from cvpipe.data.augment import (
     ERASED_AREA,
     UNCHANGED,
@@ -26,6 +25,7 @@ from cvpipe.data.augment import (
     view_key,
 )
 from cvpipe.data.images import resize_image
+from cvpipe.sections import AugmentSection
 
 SIZE, SHOWN = (97, 60), (32, 48)  # higher than wide, and wider than high
 PHOTOS = ["astronaut", "coffee", "chelsea", "rocket"]

@@ -13,7 +13,6 @@ import pytest
 import skimage.data
 from PIL import Image, ImageCms, ImageOps
 
-from cvpipe.config import DataSection, ImagesSection
 from cvpipe.data.images import (
     DEFAULT_RULE,
     FORMATS,
@@ -33,6 +32,7 @@ from cvpipe.data.truncation import ends_early
 from cvpipe.errors import InputError
 from cvpipe.features.file_facts import read_file_facts
 from cvpipe.formats import is_dicom
+from cvpipe.sections import DataSection, ImagesSection
 
 # Pillow warns of damaged metadata, which some of these files have on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -13,13 +13,13 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from cvpipe.config import AugmentSection
 from cvpipe.data import loading, pixels
 from cvpipe.data.augment import UNCHANGED, apply_view, draw_view, view_key
 from cvpipe.data.images import DecodeRule, read_image, resize_image
 from cvpipe.data.loading import Loader, LoaderReport
 from cvpipe.data.pixels import DecodedImages, ImageFiles, choose_source
 from cvpipe.errors import InputError
+from cvpipe.sections import AugmentSection
 
 RULE = DecodeRule()
 NATURAL = AugmentSection.model_validate({"preset": "natural"})

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cvpipe.config import AugmentSection
 from cvpipe.data.mixing import mix_batch
+from cvpipe.sections import AugmentSection
 
 NUM_CLASSES = 6
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cvpipe.config import AugmentSection
 from cvpipe.data.augment import UNCHANGED, View, draw_view
 from cvpipe.data.view_words import describe_view
+from cvpipe.sections import AugmentSection
 
 SIZE = (100, 200)  # wider than high, so that exchanging the sides shows
 

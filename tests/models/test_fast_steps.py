@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cvpipe.config import TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.models import fast_steps, training
 from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.fast_steps import (

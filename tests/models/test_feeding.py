@@ -3,13 +3,13 @@ import threading
 import numpy as np
 import pytest
 
-from cvpipe.config import AugmentSection
 from cvpipe.data.loading import Loader
 from cvpipe.data.pixels import DecodedImages
 from cvpipe.errors import InputError
 from cvpipe.models.feeding import feed
 from cvpipe.models.framework import import_keras
 from cvpipe.models.normalisation import normalise
+from cvpipe.sections import AugmentSection
 
 AUGMENT = AugmentSection.model_validate({"preset": "natural", "mixup": 0.2})
 EPOCHS = 3

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cvpipe.config import TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.models import mixed_precision
 from cvpipe.models.backbones import BACKBONES, BackboneSpec, build_backbone
 from cvpipe.models.framework import import_keras, import_tensorflow

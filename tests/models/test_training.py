@@ -3,7 +3,7 @@ import copy
 import numpy as np
 import pytest
 
-from cvpipe.config import TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.models import training
 from cvpipe.models.checks import check_update_ratios, check_weight_decay
 from cvpipe.models.framework import import_keras

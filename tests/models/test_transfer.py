@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cvpipe.config import TrainingSection
+from cvpipe.contender_sections import TrainingSection
 from cvpipe.errors import InputError
 from cvpipe.models.backbones import BACKBONES, BackboneSpec, build_backbone
 from cvpipe.models.framework import import_keras

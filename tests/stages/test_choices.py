@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvpipe.config import SplitSection, usable_cores, validate_config
+from cvpipe.config import usable_cores, validate_config
+from cvpipe.sections import SplitSection
 from cvpipe.stages.choices import choose, white_level
 from cvpipe.stages.fingerprint import Fingerprint, Similarity, Spread
 from cvpipe.stages.pipeline_file import pipeline_text, raw_config

@@ -10,7 +10,7 @@ from PIL import Image
 
 import cvpipe.stages.contact_sheet as contact_sheet
 from cvpipe.augment_presets import AUGMENT_PRESETS
-from cvpipe.config import AugmentSection, validate_config
+from cvpipe.config import validate_config
 from cvpipe.data.images import DecodeRule, read_image, resize_image
 from cvpipe.data.loading import Loader
 from cvpipe.data.mixing import mix_batch
@@ -18,6 +18,7 @@ from cvpipe.data.pixels import ImageFiles
 from cvpipe.data.view_words import describe_view
 from cvpipe.errors import InputError
 from cvpipe.runs import Run
+from cvpipe.sections import AugmentSection
 from cvpipe.stages.contact_sheet import (
     IMAGE_SIZE,
     LoadedImage,

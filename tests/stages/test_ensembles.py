@@ -12,7 +12,8 @@ from PIL import Image
 
 import cvpipe
 from cvpipe import frames
-from cvpipe.config import EnsembleContender, validate_config
+from cvpipe.config import validate_config
+from cvpipe.contender_sections import EnsembleContender
 from cvpipe.data.splits import first_half
 from cvpipe.errors import InputError, TooLittleToLearnError
 from cvpipe.files import read_json, write_json, write_table

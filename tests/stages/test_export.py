@@ -11,13 +11,13 @@ import pytest
 import cvpipe
 from cvpipe import frames
 from cvpipe.cli import main
-from cvpipe.config import ExportSection
 from cvpipe.errors import GateError, InputError
 from cvpipe.export.bundle import TOLERANCES, tolerance_of
 from cvpipe.export.files import bytes_of, hash_of
 from cvpipe.export.formats import NETWORK_FORMATS, file_name, label_of, parse_label
 from cvpipe.files import read_json, write_json
 from cvpipe.runs import Run
+from cvpipe.sections import ExportSection
 from cvpipe.stages import export
 from cvpipe.stages.export import export_contender, is_settled, require_parity
 from cvpipe.stages.job import Job, Nobody

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from cvpipe.classifiers.table import CLASSIFIERS
-from cvpipe.config import PRESETS, SplitSection, preset_config, validate_config
+from cvpipe.config import PRESETS, preset_config, validate_config
 from cvpipe.errors import InputError
 from cvpipe.features.table import FEATURES
 from cvpipe.models.backbones import BACKBONES, PRETRAINED
+from cvpipe.sections import SplitSection
 from cvpipe.stages.plan import check_names, estimate_seconds, in_words, make_plan
 
 PIPELINE = """

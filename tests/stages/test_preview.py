@@ -10,8 +10,9 @@ from PIL import Image
 
 import cvpipe
 from cvpipe.cli import main
-from cvpipe.config import AugmentSection, validate_config
+from cvpipe.config import validate_config
 from cvpipe.errors import InputError
+from cvpipe.sections import AugmentSection
 from cvpipe.stages.preview import preview, training_rows
 from tests.report.test_report import Page
 

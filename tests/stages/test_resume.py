@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cvpipe import frames
-from cvpipe.config import ClassicContender, preset_config, validate_config
+from cvpipe.config import preset_config, validate_config
+from cvpipe.contender_sections import ClassicContender
 from cvpipe.files import read_json, write_json
 from cvpipe.runs import Run, read_ledger
 from cvpipe.stages.contenders import fit_contender, load_predictor, stored_describer

@@ -12,7 +12,7 @@ from PIL import Image
 
 import cvpipe
 from cvpipe import frames
-from cvpipe.config import NetworkContender
+from cvpipe.contender_sections import NetworkContender
 from cvpipe.data.findings import findings_table, make_finding
 from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS
 from cvpipe.evaluation.metrics import accuracy

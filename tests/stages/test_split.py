@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvpipe.config import SplitSection, preset_config, validate_config
+from cvpipe.config import preset_config, validate_config
 from cvpipe.data.splits import assign_splits
 from cvpipe.errors import InputError
 from cvpipe.evaluation.planning import expect
 from cvpipe.runs import Run
+from cvpipe.sections import SplitSection
 from cvpipe.stages import split as split_stage
 from cvpipe.stages.audit import scan_and_hash
 from cvpipe.stages.job import Job, Nobody

@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from cvpipe import frames
-from cvpipe.config import ClassicContender, NetworkContender
+from cvpipe.contender_sections import ClassicContender, NetworkContender
 from cvpipe.data.audit import Audit
 from cvpipe.evaluation.label_suspects import SUSPECT_COLUMNS
 from cvpipe.files import write_table

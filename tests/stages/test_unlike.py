@@ -10,7 +10,7 @@ from PIL import Image
 
 from cvpipe import frames
 from cvpipe.cli import main
-from cvpipe.config import NetworkContender
+from cvpipe.contender_sections import NetworkContender
 from cvpipe.errors import InputError
 from cvpipe.files import read_json, write_json
 from cvpipe.inference.unlike import bound_of, neighbour_distance
