@@ -108,6 +108,24 @@ def make_predictions(
     return check_predictions(pd.concat([table, values], axis=1))
 
 
+def with_probabilities(predictions: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    """Make the predictions table of the same images with other probabilities.
+
+    Args:
+        predictions: A predictions table.
+        probabilities: Array of shape `(n, num_classes)`; rows sum to 1.
+
+    Raises:
+        InputError: See `make_predictions`.
+    """
+    return make_predictions(
+        predictions["image_id"].tolist(),
+        predictions["label"].tolist(),
+        probabilities,
+        predicted_class_names(predictions),
+    )
+
+
 def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return a predictions table that keeps the contract of this module.
 

@@ -472,28 +472,6 @@ def disagreement(members: np.ndarray) -> np.ndarray:
     return (named[:, np.newaxis] != named).mean(axis=2)
 
 
-def double_fault(members: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Measure for each two members the share of the images that both name wrongly.
-
-    Args:
-        members: `float (num_members, n, num_classes)`; rows sum to 1.
-        targets: Positions of the true classes, `int (n,)`.
-
-    Returns:
-        Symmetric `float64` array of shape `(num_members, num_members)` in [0, 1]; along the
-        diagonal the share of mistakes of each member.
-
-    Raises:
-        InputError: The members are no probabilities or fewer than two, the targets do not fit
-            them, or there are no images.
-
-    References:
-        Kuncheva and Whitaker, as in `disagreement`, section 2.1.
-    """
-    errors = _errors(members, targets)
-    return errors @ errors.T / errors.shape[1]
-
-
 def error_correlation(members: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Correlate the mistakes of each two members: phi coefficient of wrong or right.
 
@@ -509,7 +487,8 @@ def error_correlation(members: np.ndarray, targets: np.ndarray) -> np.ndarray:
         member makes no mistake, or nothing else.
 
     Raises:
-        InputError: See `double_fault`.
+        InputError: The members are no probabilities or fewer than two, the targets do not fit
+            them, or there are no images.
 
     Example:
         >>> members = np.array([[[0.9, 0.1], [0.2, 0.8]], [[0.4, 0.6], [0.7, 0.3]]])

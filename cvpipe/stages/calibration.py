@@ -97,12 +97,7 @@ def calibrate_table(raw: pd.DataFrame, calibration: Calibration | None) -> pd.Da
     """Calibrate a predictions table."""
     if calibration is None:
         return raw
-    return frames.make_predictions(
-        raw["image_id"].tolist(),
-        raw["label"].tolist(),
-        calibration.apply(frames.probabilities_of(raw)),
-        frames.predicted_class_names(raw),
-    )
+    return frames.with_probabilities(raw, calibration.apply(frames.probabilities_of(raw)))
 
 
 def table_for_choosing(job: Job, contender: str, val: pd.DataFrame, view: str = "") -> pd.DataFrame:

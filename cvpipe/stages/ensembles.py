@@ -127,17 +127,7 @@ def combine(ensemble: Ensemble, tables: Tables) -> pd.DataFrame:
     Raises:
         InputError: They do not speak of the same images, labels and classes.
     """
-    return with_probabilities(tables[0], ensemble.apply(stack(tables)))
-
-
-def with_probabilities(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
-    """Make the predictions table of the same images with other probabilities."""
-    return frames.make_predictions(
-        table["image_id"].tolist(),
-        table["label"].tolist(),
-        probabilities,
-        frames.predicted_class_names(table),
-    )
+    return frames.with_probabilities(tables[0], ensemble.apply(stack(tables)))
 
 
 def stack(tables: Tables) -> np.ndarray:
@@ -276,7 +266,7 @@ def members_of_ensemble(
 def combine_without(ensemble: Ensemble, tables: Tables) -> list[pd.DataFrame]:
     """Make the predictions table of an ensemble without each of its members."""
     without = leave_one_out(ensemble, stack(tables))
-    return [with_probabilities(tables[0], probabilities) for probabilities in without]
+    return [frames.with_probabilities(tables[0], probabilities) for probabilities in without]
 
 
 def mean_with_others(pairs: np.ndarray) -> np.ndarray:

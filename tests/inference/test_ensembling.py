@@ -18,7 +18,6 @@ from cvpipe.inference.ensembling import (
     Ensemble,
     choose_penalty,
     disagreement,
-    double_fault,
     ensemble_from_dict,
     error_correlation,
     fit_ensemble,
@@ -495,9 +494,6 @@ def test_diversity_by_hand():
     np.testing.assert_array_equal(
         disagreement(members), [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
     )
-    np.testing.assert_array_equal(
-        double_fault(members, targets), [[0, 0, 0], [0, 0.5, 0.25], [0, 0.25, 0.5]]
-    )
     nan = np.nan
     np.testing.assert_array_equal(
         error_correlation(members, targets), [[nan, nan, nan], [nan, 1, 0], [nan, 0, 1]]
@@ -518,12 +514,11 @@ def test_members_that_err_on_the_same_images_or_on_the_others():
 def test_diversity_agrees_with_plain_loops(num_members, n, num_classes, seed):
     members, targets = draw(num_members, n, num_classes, seed)
     named = members.argmax(axis=2)
-    differ, both = disagreement(members), double_fault(members, targets)
+    differ = disagreement(members)
     correlation = error_correlation(members, targets)
     for a, b in itertools.product(range(num_members), repeat=2):
         pairs = list(zip(named[a], named[b], targets, strict=True))
         assert differ[a, b] == pytest.approx(np.mean([x != y for x, y, _ in pairs]))
-        assert both[a, b] == pytest.approx(np.mean([x != t and y != t for x, y, t in pairs]))
         wrong = [[float(x != t) for x, _, t in pairs], [float(y != t) for _, y, t in pairs]]
         if min(np.std(wrong, axis=1)) == 0:
             assert np.isnan(correlation[a, b])
@@ -654,7 +649,6 @@ def all_calls(members, targets):
     yield from (lambda m=method: fit(m, members, targets) for method in METHODS)
     yield lambda: choose_penalty(members, targets, np.arange(len(targets)), seed=0)
     yield lambda: disagreement(members)
-    yield lambda: double_fault(members, targets)
     yield lambda: error_correlation(members, targets)
     yield lambda: Ensemble("mean", (0.5, 0.5)).apply(members)
     yield lambda: leave_one_out(Ensemble("mean", (0.5, 0.5)), members)
@@ -719,7 +713,6 @@ def test_targets_that_do_not_fit(targets, message):
     for call in (
         *(lambda m=method: fit(m, members, targets) for method in FITTED),
         lambda: choose_penalty(members, targets, np.arange(4), seed=0),
-        lambda: double_fault(members, targets),
         lambda: error_correlation(members, targets),
     ):
         with pytest.raises(InputError) as caught:
@@ -732,7 +725,6 @@ def test_no_images():
     for call in (
         *(lambda m=method: fit(m, members, targets) for method in FITTED),
         lambda: disagreement(members),
-        lambda: double_fault(members, targets),
         lambda: error_correlation(members, targets),
     ):
         with pytest.raises(InputError) as caught:
