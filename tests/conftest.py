@@ -49,11 +49,13 @@ def _two_threads(request):
         set_threads(2)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or fills the user's cache; tests of one worker share one."""
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """No test and no fixture reads or fills the user's cache; tests of one worker share one."""
     root = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("CVPIPE_CACHE_DIR", os.environ.get("CVPIPE_TEST_CACHE_DIR", str(root)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CVPIPE_CACHE_DIR", os.environ.get("CVPIPE_TEST_CACHE_DIR", str(root)))
+        yield
 
 
 def write_photos(root: Path, seed: int = 0) -> Path:

@@ -19,7 +19,8 @@ can be chosen is a `DecodeRule`; it is stored in the run and in every bundle.
    colour library and its version, and most programs that will call an exported model ignore
    profiles, so the same file has the same pixels everywhere.
 8. DICOM: rescaled and windowed to 0 to 255, `MONOCHROME1` inverted; see `cvpipe.data.dicom`.
-9. Resized with an antialiased bilinear filter (Pillow's), after `stretch`, `pad` or `crop`.
+9. Resized with an antialiased bilinear filter (Pillow's), along rows and then along columns, after
+   `stretch`, `pad` or `crop`.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from cvpipe.data.foreign import foreign_kind
@@ -49,7 +50,7 @@ from cvpipe.sections import DataSection, ImagesSection
 
 Fit = Literal["stretch", "pad", "crop"]
 FITS = get_args(Fit)
-DECODE_RULE = "rgb-2"  # part of every cache key; a change of the rule above needs a new name
+DECODE_RULE = "rgb-3"  # part of every cache key; a change of the rule above needs a new name
 
 SUFFIX_FORMATS = {
     ".jpg": "JPEG",
@@ -438,7 +439,6 @@ def resize_image(image: np.ndarray, image_size: tuple[int, int], fit: Fit) -> np
     """
     height, width = image_size
     picture = Image.fromarray(image)
-    bilinear = Image.Resampling.BILINEAR
     if fit == "pad":
         scale = min(width / picture.width, height / picture.height)
         # Pillow's own `pad` rounds the short side of a very long image to zero pixels.
@@ -446,11 +446,37 @@ def resize_image(image: np.ndarray, image_size: tuple[int, int], fit: Fit) -> np
         inner_height = max(1, round(picture.height * scale))
         resized = Image.new("RGB", (width, height))
         resized.paste(
-            picture.resize((inner_width, inner_height), bilinear),
+            _resample(picture, inner_width, inner_height),
             ((width - inner_width) // 2, (height - inner_height) // 2),
         )
     elif fit == "crop":
-        resized = ImageOps.fit(picture, (width, height), bilinear)
+        scale = max(width / picture.width, height / picture.height)
+        left = max(0.0, (picture.width - width / scale) / 2)
+        top = max(0.0, (picture.height - height / scale) / 2)
+        resized = _resample(picture, width, height, left, top)
     else:
-        resized = picture.resize((width, height), bilinear)
+        resized = _resample(picture, width, height)
     return np.asarray(resized)
+
+
+def _resample(
+    picture: Image.Image, width: int, height: int, left: float = 0.0, top: float = 0.0
+) -> Image.Image:
+    """Resize by the bilinear filter: first along rows, then along columns.
+
+    In one call, Pillow 13 takes columns first where an image is tall. That moves some values by one
+    grey level, and a model would see other pixels with another version of Pillow.
+
+    Args:
+        picture: What is resized.
+        width: Of the result.
+        height: Of the result.
+        left: How much is cut off at the left and at the right before, in pixels.
+        top: The same at the top and at the bottom.
+    """
+    bilinear = Image.Resampling.BILINEAR
+    sides, ends = (left, picture.width - left), (top, picture.height - top)
+    wide = picture.resize(
+        (width, picture.height), bilinear, (sides[0], 0, sides[1], picture.height)
+    )
+    return wide.resize((width, height), bilinear, (0, ends[0], width, ends[1]))

@@ -241,7 +241,7 @@ def test_all_that_decides_pixels_is_in_their_key(paths, tmp_path, decoded, monke
     assert not is_decoded_anew()
     image_size = SIZE[::-1]
     assert is_decoded_anew()
-    monkeypatch.setattr(module, "DECODE_RULE", "rgb-3")
+    monkeypatch.setattr(module, "DECODE_RULE", "another")
     assert is_decoded_anew()
     monkeypatch.setattr(module, "reader_versions", lambda: {"pillow": "1"})
     assert is_decoded_anew()

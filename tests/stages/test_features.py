@@ -200,7 +200,7 @@ def test_everything_that_decides_a_row_is_in_its_key(images, counting, monkeypat
     # What only decides whether an image is decoded at all is not asked.
     rule = dataclasses.replace(rule, max_pixels=10**9)
     assert not is_computed_anew()
-    monkeypatch.setattr(pixels_module, "DECODE_RULE", "rgb-3")
+    monkeypatch.setattr(pixels_module, "DECODE_RULE", "another")
     assert is_computed_anew()
     monkeypatch.setitem(FEATURES, "counting", Feature("counting", (4, 6)))
     assert is_computed_anew()
