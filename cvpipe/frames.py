@@ -145,18 +145,29 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
             f"each image must be predicted once, but {repeated.iloc[0]!r} appears more than once."
         )
     probabilities = probabilities_of(predictions)
-    sums = probabilities.sum(axis=1)
-    # `not (a <= b)` instead of `a > b`, so that a NaN counts as bad.
-    bad = ~((np.abs(sums - 1.0) <= SUM_TOLERANCE) & (probabilities >= 0.0).all(axis=1))
+    bad = ~are_probabilities(probabilities)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise InputError(
             f"each row of predictions must be non-negative and sum to 1, but image "
             f"{predictions['image_id'].iloc[row]!r} has "
-            f"{np.round(probabilities[row], 3).tolist()}, which sums to {sums[row]:.3f}; "
-            "pass probabilities, not logits."
+            f"{np.round(probabilities[row], 3).tolist()}, which sums to "
+            f"{probabilities[row].sum():.3f}; pass probabilities, not logits."
         )
     return predictions
+
+
+def are_probabilities(rows: np.ndarray) -> np.ndarray:
+    """Tell of each row whether its numbers are non-negative and sum to 1.
+
+    Args:
+        rows: Array of shape `(n, num_classes)`.
+
+    Returns:
+        Boolean array of shape `(n,)`; False where a number is NaN.
+    """
+    sums = rows.sum(axis=1, dtype=np.float64)
+    return (np.abs(sums - 1.0) <= SUM_TOLERANCE) & (rows >= 0.0).all(axis=1)
 
 
 def probability_columns(predictions: pd.DataFrame) -> list[str]:

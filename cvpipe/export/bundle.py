@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from cvpipe import frames
 from cvpipe.errors import InputError
-from cvpipe.export.examples import examples_of
+from cvpipe.export.examples import RESAMPLING, examples_of
 from cvpipe.export.formats import FORMATS, KERAS, LITERT, NATIVE, ONNX, parse_label
 
 BUNDLE_VERSION = 2
@@ -23,10 +24,12 @@ measurement, and predicts, where there is neither cvpipe nor TensorFlow: it need
 (DICOM needs cvpipe.)
 
 """
-OTHER_FILTER = (
-    "Browsers and phones resize by filters of their own, and then the figures above are not quite "
-    "those of the app: resize as above, or measure the app's own pictures with `cvpipe evaluate`."
-)
+RESIZING = """## Resizing as in the measurement
+
+Browsers and phones resize by filters of their own, with which probabilities can be far from the
+measured ones. This is the filter of the measurement, to the same bits, for photos that are upright.
+
+"""
 
 
 def tolerance_of(label: str) -> float:
@@ -53,8 +56,8 @@ def compare_probabilities(
         tolerance: Largest allowed difference of any probability.
 
     Returns:
-        `num_images`, `largest_difference`, `same_class_fraction`, `tolerance`, `passed`.
-        A NaN in either array does not pass.
+        `num_images`, `largest_difference`, `same_class_fraction`, `tolerance`,
+        `are_probabilities` (of all exported rows), `passed`. A NaN in either array does not pass.
 
     Raises:
         InputError: The shapes differ, or there is nothing to compare.
@@ -66,12 +69,14 @@ def compare_probabilities(
         )
     difference = float(np.abs(measured - exported).max())
     same = measured.argmax(axis=1) == exported.argmax(axis=1)
+    are_probabilities = bool(frames.are_probabilities(exported).all())
     return {
         "num_images": len(measured),
         "largest_difference": difference if np.isfinite(difference) else None,
         "same_class_fraction": float(same.mean()),
         "tolerance": tolerance,
-        "passed": bool(difference <= tolerance),
+        "are_probabilities": are_probabilities,
+        "passed": bool(difference <= tolerance) and are_probabilities,
     }
 
 
@@ -104,8 +109,9 @@ Pillow's bilinear filter \
 
 {runtime_sentence(files)}\
 {"".join(usage_of(label, file, facts) for label, file in files.items())}\
-With cvpipe installed, `cvpipe predict . new.jpg` also handles rotation marks, transparency, 16-bit
-images and DICOM as in the measurement; the `input` of `bundle.json` has the rule. `parity.json` has
+{resizing_of(facts)}\
+With cvpipe installed, `cvpipe predict . new.jpg` also handles transparency, 16-bit images and
+DICOM as in the measurement; the `input` of `bundle.json` has the rule. `parity.json` has
 the proof that each file is as good as what was measured; inside its run, `cvpipe verify` repeats
 it.
 
@@ -151,10 +157,22 @@ def usage_of(label: str, file: str, facts: Mapping[str, Any]) -> str:
     name, precision = parse_label(label)
     examples = examples_of(label, file, facts)
     blocks = [f"```{language}\n{code}```" for language, code in examples.items()]
-    if len(blocks) > 1:
-        blocks.insert(1, OTHER_FILTER)
     blocks.insert(0, f"{FORMATS[name].description}; {precision}.")
     return "\n\n".join([f"## {file}", *blocks, ""]) + "\n"
+
+
+def resizing_of(facts: Mapping[str, Any]) -> str:
+    """Write the section of a README about resizing in apps; `""` where no example needs it."""
+    listed = facts["files"].items()
+    languages = dict.fromkeys(
+        language for label, file in listed for language in examples_of(label, file, facts)
+    )
+    blocks = [
+        f"```{language}\n{RESAMPLING[language]}```\n\n"
+        for language in languages
+        if language in RESAMPLING
+    ]
+    return "".join([RESIZING, *blocks]) if blocks else ""
 
 
 def members_sentence(ensemble: Mapping[str, Any]) -> str:

@@ -34,9 +34,13 @@ from cvpipe.stages.one_network import in_own_view, network_of_fit, representativ
 from cvpipe.stages.protocols import part_of_fold
 from cvpipe.stages.recipes import members_of
 from cvpipe.stages.split import fold_column
-from cvpipe.stages.verify import BY_ACCURACY, IMAGES_AT_A_TIME, check_images, loses_too_much
-
-REPEAT = 0  # one division shows it
+from cvpipe.stages.verify import (
+    BY_ACCURACY,
+    IMAGES_AT_A_TIME,
+    REPEAT,
+    check_images,
+    loses_too_much,
+)
 
 
 def can_ask_folds(job: Job, contender: Contender, label: str, result: Mapping[str, Any]) -> bool:
@@ -52,7 +56,7 @@ def can_ask_folds(job: Job, contender: Contender, label: str, result: Mapping[st
     return (
         parse_label(label)[1] in BY_ACCURACY
         and kept.get("no_worse") == "not shown"
-        and kept["sums_to_1"]
+        and all(found["are_probabilities"] for found in result["splits"].values())
         and not loses_too_much(kept["difference"])
         and not isinstance(contender, EnsembleContender)
         and job.run.predictions_path(contender.name, "test", "kfold", REPEAT).exists()
@@ -155,4 +159,11 @@ def predict_as_file(
         predict = open_file(path, name, config.threads)
         batches = load_batches(paths, size, rule, IMAGES_AT_A_TIME, config.threads)
         probabilities = np.concatenate([predict(batch) for batch in batches])
+    bad = ~frames.are_probabilities(probabilities)
+    if bad.any():
+        raise GateError(
+            f"a network of the folds of {contender.name!r}, written as {label!r}, gives "
+            f"{probabilities[bad][0].tolist()} for an image, which are no probabilities; choose "
+            "another format."
+        )
     return tabulate(job, rows, probabilities)

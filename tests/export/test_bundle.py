@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cvpipe.data.images import read_image, resize_image
 from cvpipe.errors import InputError
@@ -46,6 +46,7 @@ def test_comparison_by_hand():
         "largest_difference": 0.5,
         "same_class_fraction": 0.75,
         "tolerance": 0.4,
+        "are_probabilities": True,
         "passed": False,
     }
     assert compare_probabilities(measured, measured, 0.0)["passed"] is True
@@ -66,6 +67,13 @@ def test_dtypes_may_differ():
     found = compare_probabilities(measured, measured.astype(np.float32), EXACT_TOLERANCE)
     assert found["passed"] is True
     assert 0 < found["largest_difference"] < 1e-7
+
+
+@pytest.mark.parametrize("row", [[-0.1, 1.1], [0.5, 0.6], [np.nan, 1.0]])
+def test_what_is_no_probability_does_not_pass(row):
+    measured = np.array([[0.5, 0.5], [0.2, 0.8]])
+    found = compare_probabilities(measured, np.array([[0.5, 0.5], row]), 1.0)
+    assert (found["passed"], found["are_probabilities"]) == (False, False)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -117,10 +125,15 @@ def test_readme_has_class_names_as_they_are_and_in_order():
 
 @pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
 @pytest.mark.parametrize("size", [(9, 20), (20, 9), (6, 4), (1, 1)])
-def test_readme_code_gives_the_model_what_was_measured(fit, size, tmp_path, monkeypatch):
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_readme_code_gives_the_model_what_was_measured(
+    fit, size, orientation, tmp_path, monkeypatch
+):
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG")
+    Image.fromarray(pixels).save(file, format="PNG", exif=exif)
     (tmp_path / "new.jpg").write_bytes(file.getvalue())
     seen = []
 

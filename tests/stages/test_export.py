@@ -12,7 +12,7 @@ import cvpipe
 from cvpipe import frames
 from cvpipe.cli import main
 from cvpipe.errors import GateError, InputError
-from cvpipe.export.bundle import TOLERANCES, tolerance_of
+from cvpipe.export.bundle import TOLERANCES, compare_probabilities, tolerance_of
 from cvpipe.export.files import bytes_of, hash_of
 from cvpipe.export.formats import NETWORK_FORMATS, file_name, label_of, parse_label
 from cvpipe.files import read_json, write_json
@@ -25,6 +25,7 @@ from cvpipe.stages.report import exported_contender, exported_file
 from cvpipe.stages.verify import (
     check_file,
     describe_check,
+    judge,
     read_facts,
     read_parity,
     record,
@@ -254,10 +255,23 @@ def test_what_is_no_probability_is_not_kept(broken, label, copy, photos, monkeyp
     monkeypatch.setattr(export, "write_file", lambda model, *a: write_file(broken(model), *a))
     bundle, found = export_contender(copy, "small", label, photos)
     assert not found["passed"]
-    assert "its rows are no probabilities: one does not sum to 1" in found["reason"]
+    told = "no probabilities: not all are numbers from 0 that sum to 1"
+    assert found["reason"] == f"its rows on val are {told}; its rows on test are {told}"
     assert describe_check(label, found)[0].startswith(f"{label}: NOT PASSED, ")
     assert exported_file(label, json.loads(json.dumps(found))).passed is False
     assert not list(bundle.glob("*.tflite"))
+
+
+@pytest.mark.parametrize("label", ["keras", "litert-float16", "litert-int8"])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_rows_of_one_split_that_are_no_probabilities_are_enough(label, split):
+    rows = np.array([[0.25, 0.75], [0.5, 0.5]])
+    splits = {name: compare_probabilities(rows, rows, 1.0) for name in ("val", "test")}
+    splits[split] = compare_probabilities(rows, np.where(rows > 0.5, np.nan, rows), 1.0)
+    accuracy = {"no_worse": "shown"}
+    found = judge(None, "small", label, {"splits": splits, "accuracy": accuracy})
+    assert not found["passed"]
+    assert found["reason"].startswith(f"its rows on {split} are no probabilities")
 
 
 @pytest.mark.parametrize(

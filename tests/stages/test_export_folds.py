@@ -10,8 +10,10 @@ from cvpipe import frames
 from cvpipe.errors import GateError
 from cvpipe.files import write_table
 from cvpipe.report import content
+from cvpipe.report.content import NO_WORSE_MARGINS
 from cvpipe.runs import Run
 from cvpipe.stages import export, export_folds
+from cvpipe.stages.contenders import load_network
 from cvpipe.stages.export import export_contender
 from cvpipe.stages.export_folds import (
     can_ask_folds,
@@ -21,7 +23,7 @@ from cvpipe.stages.export_folds import (
 )
 from cvpipe.stages.job import Job, Nobody
 from cvpipe.stages.report import exported_file
-from cvpipe.stages.verify import describe_check, verify_bundle
+from cvpipe.stages.verify import describe_check, loses_too_much, verify_bundle
 
 PIPELINE = """
 name = "a"
@@ -96,8 +98,14 @@ def copy(finished, exported, tmp_path) -> Run:
     return Run(shutil.copytree(finished.path, tmp_path / finished.path.name))
 
 
+def of_8_bits(accuracy):
+    """What was found of a file whose rows are probabilities."""
+    splits = {split: {"are_probabilities": True} for split in ("val", "test")}
+    return {"splits": splits, "accuracy": accuracy}
+
+
 def contender_of(run, name):
-    return next(c for c in run.config().contender if c.name == name)
+    return run.config().contender_called(name)
 
 
 @pytest.mark.parametrize("name", SINGLE)
@@ -161,29 +169,31 @@ def test_a_network_is_fitted_once_for_all_formats(copy, photos, lenient, monkeyp
 
 def test_what_the_folds_are_not_asked(finished, photos, lenient):
     job = Job(finished.config(), photos, finished, Nobody())
-    kept = {"no_worse": "not shown", "sums_to_1": True, "difference": -0.1}
+    kept = {"no_worse": "not shown", "difference": -0.1}
     trained = contender_of(finished, "trained")
-    assert can_ask_folds(job, trained, "onnx-int8", {"accuracy": kept})
-    assert not can_ask_folds(job, contender_of(finished, "mean"), "onnx-int8", {"accuracy": kept})
+    assert can_ask_folds(job, trained, "onnx-int8", of_8_bits(kept))
+    assert not can_ask_folds(job, contender_of(finished, "mean"), "onnx-int8", of_8_bits(kept))
     for label in ("keras", "native", "onnx", "litert-float16"):  # probabilities are compared
-        assert not can_ask_folds(job, trained, label, {"accuracy": kept})
+        assert not can_ask_folds(job, trained, label, of_8_bits(kept))
     for other in (
         {"no_worse": "shown"},  # nothing to ask
         {"no_worse": ""},
-        {"sums_to_1": False},
         {"difference": -0.21},  # the file itself lost too much
         {"difference": float("nan")},
     ):
-        assert not can_ask_folds(job, trained, "onnx-int8", {"accuracy": kept | other}), other
+        assert not can_ask_folds(job, trained, "onnx-int8", of_8_bits(kept | other))
+    bad = of_8_bits(kept)
+    bad["splits"]["val"]["are_probabilities"] = False
+    assert not can_ask_folds(job, trained, "onnx-int8", bad)
     assert not can_ask_folds(job, trained, "onnx-int8", {})
 
 
 def test_too_few_groups_are_not_asked(finished, photos):
     """Without the leniency of the other tests: 1 point takes 381 groups without any loss."""
     job = Job(finished.config(), photos, finished, Nobody())
-    kept = {"no_worse": "not shown", "sums_to_1": True, "difference": 0.0}
+    kept = {"no_worse": "not shown", "difference": 0.0}
     trained = contender_of(finished, "trained")
-    assert not can_ask_folds(job, trained, "onnx-int8", {"accuracy": kept})
+    assert not can_ask_folds(job, trained, "onnx-int8", of_8_bits(kept))
     assert could_be_seen(381)
     assert not could_be_seen(380)
 
@@ -192,8 +202,8 @@ def test_a_run_without_folds_has_none_to_ask(finished, photos, tmp_path, lenient
     copy = Run(shutil.copytree(finished.path, tmp_path / "run"))
     copy.predictions_path("trained", "test", "kfold").unlink()
     job = Job(copy.config(), photos, copy, Nobody())
-    kept = {"no_worse": "not shown", "sums_to_1": True, "difference": 0.0}
-    assert not can_ask_folds(job, contender_of(copy, "trained"), "onnx-int8", {"accuracy": kept})
+    kept = {"no_worse": "not shown", "difference": 0.0}
+    assert not can_ask_folds(job, contender_of(copy, "trained"), "onnx-int8", of_8_bits(kept))
 
 
 def test_only_8_bits_ask_folds(finished, exported):
@@ -228,3 +238,22 @@ def test_a_fold_that_lost_much_is_seen(copy, photos, lenient):
     assert (
         f"the worst fold differs by {100 * found['folds']['worst']:+.1f} points" in found["reason"]
     )
+
+
+def test_exactly_the_margin_may_be_lost():
+    assert NO_WORSE_MARGINS["holdout"] == 0.02
+    for right, of in ((49, 50), (98, 100), (46, 50)):
+        assert not loses_too_much(right / of - (right + of // 50) / of)
+    for difference in (49 / 51 - 50 / 51 - 0.001, -0.0201, float("nan")):
+        assert loses_too_much(difference)
+
+
+def test_a_network_of_the_folds_that_gives_no_probabilities(copy, photos, monkeypatch):
+    job = Job(copy.config(), photos, copy, Nobody())
+    model = load_network(copy.part_path("trained") / "model.keras")
+    rows = copy.manifest().iloc[:3]
+    nan = np.full((3, len(copy.class_names())), np.nan)
+    monkeypatch.setattr(export_folds, "open_file", lambda *a: lambda images: nan)
+    trained = contender_of(copy, "trained")
+    with pytest.raises(GateError, match="folds of 'trained', written as 'litert-dynamic', gives"):
+        predict_as_file(job, trained, model, "litert-dynamic", rows, rows)
