@@ -9,11 +9,12 @@ columns at a time.
 """
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cvpipe.models.folding import is_plain, norms_to_fold
 from cvpipe.models.framework import has_gpu, import_keras, import_tensorflow
+from cvpipe.models.graphs import calls_of
 
 if TYPE_CHECKING:
     import keras
@@ -53,55 +54,6 @@ def fast_twin(network: "keras.Model") -> "keras.Model":
     return keras.models.clone_model(network, clone_function=copy)
 
 
-def calls_of(network: "keras.Model") -> dict[str, Any]:
-    """Find the layers that a network calls once.
-
-    A layer itself remembers the calls of all networks that it is part of.
-
-    Returns:
-        Name of the layer to the node of the graph that calls it.
-    """
-    nodes = nodes_of(network)
-    times = Counter(node.operation.name for node in nodes)
-    return {n.operation.name: n for n in nodes if times[n.operation.name] == 1}
-
-
-def nodes_of(network: "keras.Model") -> list[Any]:
-    """List the nodes of a network's own graph, which are calls of its layers."""
-    nodes = [node for level in network._nodes_by_depth.values() for node in level]
-    return [node for node in nodes if not node.is_input]
-
-
-def norms_to_fold(network: "keras.Model", *, frozen_only: bool = True) -> dict[str, "keras.Layer"]:
-    """Find normalisations of what a convolution gives, and nobody else reads.
-
-    Args:
-        network: A functional model.
-        frozen_only: Whether those that still learn are left out.
-
-    Returns:
-        Name of the convolution to the normalisation.
-    """
-    layers = import_keras().layers
-    calls = calls_of(network)
-    read = Counter(id(tensor) for node in nodes_of(network) for tensor in node.input_tensors)
-    read.update(id(tensor) for tensor in network.outputs)
-    givers = {
-        id(node.output_tensors[0]): name
-        for name, node in calls.items()
-        if type(node.operation) in (layers.Conv2D, layers.DepthwiseConv2D) and _is_plain(node)
-    }
-    return {
-        givers[id(node.input_tensors[0])]: node.operation
-        for node in calls.values()
-        if type(node.operation) is layers.BatchNormalization
-        and _is_linear(node.operation)
-        and not (frozen_only and node.operation.trainable)
-        and read[id(node.input_tensors[0])] == 1
-        and id(node.input_tensors[0]) in givers
-    }
-
-
 def has_slow_gradient(node: Any) -> bool:
     """Tell whether the gradient of a filter is to be computed in parts.
 
@@ -109,28 +61,10 @@ def has_slow_gradient(node: Any) -> bool:
         node: A call of a layer.
     """
     layer = node.operation
-    if type(layer) is not import_keras().layers.DepthwiseConv2D or not _is_plain(node):
+    if type(layer) is not import_keras().layers.DepthwiseConv2D or not is_plain(node):
         return False
     columns, width = layer.kernel_size[1], node.input_tensors[0].shape[2]
     return platform.machine() in X86 and MAX_COLUMNS < columns <= width
-
-
-def _is_linear(norm: Any) -> bool:
-    """Tell whether a normalisation is a product and a sum for each channel, once it is frozen."""
-    return not getattr(norm, "renorm", False) and norm.axis in (-1, 3)
-
-
-def _is_plain(node: Any) -> bool:
-    """Tell whether a convolution has no activation of its own, and sizes that are known."""
-    layer = node.operation
-    return (
-        layer.activation is import_keras().activations.linear
-        and layer.data_format == "channels_last"
-        and set(layer.dilation_rate) == {1}
-        and len(set(layer.strides)) == 1
-        and layer.padding in ("same", "valid")
-        and None not in node.input_tensors[0].shape[1:]
-    )
 
 
 def folded_convolution(layer: Any, norm: Any, in_parts: bool) -> Any:

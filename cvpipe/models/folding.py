@@ -7,20 +7,20 @@ fold by themselves, but then what is measured by TensorFlow and what they write 
 rounding in another order.
 """
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvpipe.models.fast_steps import norms_to_fold
 from cvpipe.models.framework import import_keras
-from cvpipe.models.graphs import finalize
+from cvpipe.models.graphs import calls_of, finalize, nodes_of
 
 if TYPE_CHECKING:
     import keras
 
 
 def fold_norms(network: "keras.Model") -> "keras.Model":
-    """Write normalisations into the convolutions before them.
+    """Write normalisations into the convolutions before them, wherever `norms_to_fold` finds any.
 
     Args:
         network: A functional model; it stays as it is.
@@ -69,3 +69,53 @@ def folded_weights(
     is_depthwise = isinstance(convolution, import_keras().layers.DepthwiseConv2D)
     shape = kernel.shape[2:] if is_depthwise else (1, kernel.shape[3])
     return kernel * slope.reshape(shape), ((bias[0] if bias else 0.0) - mean) * slope + offset
+
+
+def norms_to_fold(network: "keras.Model", *, frozen_only: bool = True) -> dict[str, "keras.Layer"]:
+    """Find normalisations of what a convolution gives, and nobody else reads.
+
+    Of convolutions as `is_plain` describes them; others keep their normalisations.
+
+    Args:
+        network: A functional model.
+        frozen_only: Whether those that still learn are left out.
+
+    Returns:
+        Name of the convolution to the normalisation.
+    """
+    layers = import_keras().layers
+    calls = calls_of(network)
+    read = Counter(id(tensor) for node in nodes_of(network) for tensor in node.input_tensors)
+    read.update(id(tensor) for tensor in network.outputs)
+    givers = {
+        id(node.output_tensors[0]): name
+        for name, node in calls.items()
+        if type(node.operation) in (layers.Conv2D, layers.DepthwiseConv2D) and is_plain(node)
+    }
+    return {
+        givers[id(node.input_tensors[0])]: node.operation
+        for node in calls.values()
+        if type(node.operation) is layers.BatchNormalization
+        and _is_linear(node.operation)
+        and not (frozen_only and node.operation.trainable)
+        and read[id(node.input_tensors[0])] == 1
+        and id(node.input_tensors[0]) in givers
+    }
+
+
+def _is_linear(norm: Any) -> bool:
+    """Tell whether a normalisation is a product and a sum for each channel, once it is frozen."""
+    return not getattr(norm, "renorm", False) and norm.axis in (-1, 3)
+
+
+def is_plain(node: Any) -> bool:
+    """Tell whether a convolution has no activation of its own, and sizes that are known."""
+    layer = node.operation
+    return (
+        layer.activation is import_keras().activations.linear
+        and layer.data_format == "channels_last"
+        and set(layer.dilation_rate) == {1}
+        and len(set(layer.strides)) == 1
+        and layer.padding in ("same", "valid")
+        and None not in node.input_tensors[0].shape[1:]
+    )

@@ -1,11 +1,13 @@
-"""Pieces of networks, put together to new ones as flat graphs."""
+"""Graphs of networks: asked for their calls, and pieces of them put together to new ones."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cvpipe.models.framework import import_keras
+from cvpipe.models.keras_files import NOISE
 
 if TYPE_CHECKING:
     import keras
@@ -79,9 +81,24 @@ def input_like(model: "keras.Model") -> Any:
     return import_keras().Input(given.shape[1:], dtype=given.dtype, name=given.name)
 
 
+def calls_of(network: "keras.Model") -> dict[str, Any]:
+    """Find the layers that a network calls once.
+
+    A layer itself remembers the calls of all networks that it is part of.
+
+    Returns:
+        Name of the layer to the node of the graph that calls it.
+    """
+    nodes = nodes_of(network)
+    times = Counter(node.operation.name for node in nodes)
+    return {n.operation.name: n for n in nodes if times[n.operation.name] == 1}
+
+
+def nodes_of(network: "keras.Model") -> list[Any]:
+    """List the nodes of a network's own graph, which are calls of its layers."""
+    nodes = [node for level in network._nodes_by_depth.values() for node in level]
+    return [node for node in nodes if not node.is_input]
+
+
 def _is_noise(layer: Any) -> bool:
-    layers = import_keras().layers
-    return isinstance(
-        layer,
-        (layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise),
-    )
+    return type(layer).__name__ in NOISE

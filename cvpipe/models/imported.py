@@ -19,7 +19,9 @@ import numpy as np
 from cvpipe.errors import InputError
 from cvpipe.files import open_regular
 from cvpipe.frames import SUM_TOLERANCE
+from cvpipe.models.folding import fold_norms
 from cvpipe.models.framework import import_keras, import_tensorflow
+from cvpipe.models.graphs import finalize
 from cvpipe.models.heads import CALIBRATION_LAYER, LOGITS_LAYER, PROBABILITIES_LAYER
 from cvpipe.models.keras_files import NOISE, read_description, write_plain_copy
 from cvpipe.models.weights import WEIGHTS_FOLDER
@@ -176,7 +178,7 @@ def import_network(path: Path, order: Sequence[int], scaling: str, name: str) ->
         output = flat.run(source, scaled)
         flat.copy_weights()
     probabilities = _reorder(path, output, order)
-    return keras.Model(images, probabilities, name=name)
+    return fold_norms(keras.Model(images, probabilities, name=name))
 
 
 def load_foreign(path: Path) -> "keras.Model":
@@ -283,8 +285,7 @@ class _Flattening:
         for layer, copy in self.copies.values():
             if isinstance(layer, keras.Layer) and layer.weights:
                 copy.set_weights(layer.get_weights())
-                if isinstance(copy, keras.layers.Normalization):
-                    copy.finalize_state()  # Keras computes with copies of the weights
+                finalize(copy)
 
 
 def _reorder(path: Path, output: Any, order: Sequence[int]) -> Any:

@@ -62,21 +62,22 @@ def attach_classifier(backbone: "keras.Model", steps: Sequence[Step], name: str)
         InputError: A step is no layer.
     """
     folded = fold_lines(steps)
+    others = [kind for kind, _ in folded if kind not in LAYERS]
+    if others:  # the last, because a scale is none without a line behind it
+        raise InputError(
+            f"the classifier of {name!r} has the step {others[-1]!r}, which is no layer; choose "
+            "another classifier, such as 'softmax' or 'linear_svm'."
+        )
     last_line = max((n for n, (kind, _) in enumerate(folded) if kind == "linear"), default=-1)
     rows = backbone.output
     for number, (kind, values) in enumerate(folded):
-        if kind not in LAYERS:
-            raise InputError(
-                f"the step {kind!r} of the classifier of {name!r} is no layer; choose a classifier "
-                f"that consists of {list(LAYERS)}."
-            )
         name_of = (lambda _: LOGITS_LAYER) if number == last_line else f"{{}}_{number}".format
         rows = LAYERS[kind](rows, name_of, **values)
     return import_keras().Model(backbone.input, rows, name=name)
 
 
 def fold_lines(steps: Sequence[Step]) -> list[Step]:
-    """Merge neighbouring steps that are linear, and let two classes have a score each.
+    """Merge scales into the lines behind them, and let two classes have a score each.
 
     Args:
         steps: See `attach_classifier`.

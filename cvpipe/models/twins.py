@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cvpipe.models.framework import import_keras
+from cvpipe.models.graphs import finalize
 
 if TYPE_CHECKING:
     import keras
@@ -43,6 +44,4 @@ def copy_variables(source: "keras.Model", target: "keras.Model") -> None:
         return
     for old, new in zip(source.variables, target.variables, strict=True):
         new.assign(old.numpy())
-    for layer in target._flatten_layers():
-        if isinstance(layer, import_keras().layers.Normalization):
-            layer.finalize_state()  # it computes with copies of its variables
+    finalize(target)

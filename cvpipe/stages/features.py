@@ -445,14 +445,15 @@ def network_describer(model: Any, setup: Setup) -> Describer:
 def network_fingerprint(model: Any) -> str:
     """Hash the weights and the settings of a network's layers: 64 hexadecimal digits.
 
-    Settings, too: imported networks can differ in nothing but how pixels are scaled.
+    Settings, too: imported networks can differ in nothing but how pixels are scaled. Not the states
+    of random generators, which every copy has anew and a network that predicts does not need.
     """
     state = hashlib.sha256()
     for layer in model.layers:
         settings = {key: value for key, value in layer.get_config().items() if key != "name"}
         facts = [type(layer).__name__, settings]
         state.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    for variable in model.variables:
+    for variable in model.weights:
         state.update(f"{variable.path} {tuple(variable.shape)}\n".encode())
         state.update(np.ascontiguousarray(variable.numpy()).tobytes())
     return state.hexdigest()

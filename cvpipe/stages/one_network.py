@@ -135,7 +135,11 @@ def merge_members(networks: Sequence[Any], ensemble: Ensemble, name: str) -> Any
 
 
 def scaling_of(run: Run, name: str) -> Scaling | None:
-    """Load a contender's calibration; `None` where it changes nothing."""
+    """Load a calibration that a network can have inside; `None` where there is none to be had.
+
+    That is without a calibration, and with one that changes nothing. `Config` refuses isotonic
+    curves for networks, and `obstacle_to_layers` for classifiers that become some.
+    """
     calibration = load_calibration(run, name)
     if not isinstance(calibration, Scaling) or calibration.changes_nothing:
         return None

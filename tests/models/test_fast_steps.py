@@ -9,14 +9,14 @@ from cvpipe.contender_sections import TrainingSection
 from cvpipe.models import fast_steps, training
 from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.fast_steps import (
-    calls_of,
     fast_twin,
     filter_gradient,
     folded_convolution,
-    norms_to_fold,
     padding_of,
 )
+from cvpipe.models.folding import norms_to_fold
 from cvpipe.models.framework import import_keras, import_tensorflow
+from cvpipe.models.graphs import calls_of
 from cvpipe.models.heads import initial_head
 from cvpipe.models.losses import build_loss
 from cvpipe.models.training import compile_step

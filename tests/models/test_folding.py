@@ -5,8 +5,7 @@ import pytest
 
 from cvpipe.models.backbones import BACKBONES, BackboneSpec, build_backbone
 from cvpipe.models.deep_features import DeepFeature
-from cvpipe.models.fast_steps import norms_to_fold
-from cvpipe.models.folding import fold_norms, folded_weights
+from cvpipe.models.folding import fold_norms, folded_weights, norms_to_fold
 from cvpipe.models.framework import import_keras
 from cvpipe.models.transfer import part_network, unfreeze
 
@@ -61,7 +60,7 @@ def build(name):
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_a_backbone_gives_the_same(name, tmp_path):
+def test_a_backbone_gives_the_same(name):
     network = build(name)
     draw_averages(network)
     before = [weights.copy() for weights in network.get_weights()]
@@ -176,5 +175,7 @@ def test_a_trunk_ends_where_it_ended():
     spec = BackboneSpec("efficientnet_lite0", image_size=(32, 32))
     trunk, _ = part_network(spec, build_backbone(spec), "block_05")
     folded = fold_norms(trunk)
+    assert norms_of(trunk)
+    assert not norms_of(folded)
     assert folded.output_shape == trunk.output_shape
     assert_same(folded, trunk)

@@ -75,8 +75,16 @@ def test_what_is_stored_gives_the_same(name, tmp_path):
 def test_other_classifiers_are_no_layers(name):
     backbone = build_backbone()
     steps = steps_of(fitted(name, 3, backbone))
-    with pytest.raises(InputError, match="is no layer; choose"):
+    with pytest.raises(InputError) as caught:
         attach_classifier(backbone, steps, "whole")
+    kernels = [values["kernel"] for kind, values in steps if kind == "kernel_machine"]
+    (kind,) = {kind for kind, _ in steps} - {"scale", "linear", "platt", "softmax"}
+    assert str(caught.value) == (
+        f"a kernel {kernels[0]!r} is no layer; choose 'rbf'."
+        if kernels
+        else f"the classifier of 'whole' has the step {kind!r}, which is no layer; choose another "
+        "classifier, such as 'softmax' or 'linear_svm'."
+    )
 
 
 def test_lines_are_folded_by_hand():

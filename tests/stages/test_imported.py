@@ -142,6 +142,19 @@ def test_another_scaling_is_not_recalled_from_the_cache_of_the_first(imported_ru
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
+def test_a_network_has_one_fingerprint_however_often_it_is_loaded(tmp_path):
+    """Layers of noise draw another state each time."""
+    keras = import_keras()
+    layers = [keras.Input((8, 8, 3)), keras.layers.Dropout(0.5), keras.layers.Dense(2)]
+    network = keras.Sequential(layers)
+    network.save(tmp_path / "model.keras")
+    loaded = [load_network(tmp_path / "model.keras") for _ in range(2)]
+    prints = {network_fingerprint(one) for one in loaded}
+    assert len(prints) == 1
+    loaded[0].layers[-1].bias.assign([0.0, 1e-6])
+    assert network_fingerprint(loaded[0]) not in prints
+
+
 def test_figures_have_intervals_and_are_compared(imported_run):
     metrics = imported_run.metrics()
     own = metrics[(metrics["contender"] == "imported") & (metrics["label"] == "")]

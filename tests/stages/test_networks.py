@@ -24,6 +24,7 @@ from cvpipe.export.running import open_file
 from cvpipe.export.writing import write_file
 from cvpipe.files import read_json, write_json
 from cvpipe.models.features import build_embed
+from cvpipe.models.folding import norms_to_fold
 from cvpipe.models.framework import import_keras
 from cvpipe.runs import Run, open_run
 from cvpipe.stages import networks
@@ -188,6 +189,7 @@ def test_what_is_stored_gives_what_was_measured(contender, run, photos, rows, tm
         exported = open_file(tmp_path / file_name(name), name, 2)
         np.testing.assert_allclose(exported(pixels), probabilities, atol=2e-5)
     assert not any("dropout" in layer.name for layer in model.layers)
+    assert not norms_to_fold(model, frozen_only=False)  # its convolutions normalise themselves
     history = pd.read_csv(part / "history.csv")
     assert list(history["epoch"]) == list(range(1, contender["training"]["epochs"] + 1))
     assert np.isfinite(history.to_numpy()).all()
@@ -488,8 +490,12 @@ def test_several_trainings_go_on_from_where_they_were_stopped(
 
 @pytest.mark.parametrize("contender", [FINE_TUNED, FROM_SCRATCH], ids=lambda c: c["name"])
 def test_cold_warm_and_half_filled_caches_give_identical_bits(
-    contender, run, photos, rows, tmp_path, fresh_cache
+    contender, run, photos, rows, tmp_path, fresh_cache, monkeypatch
 ):
+    trunks, build = [], networks.build_frozen_embed
+    monkeypatch.setattr(
+        networks, "build_frozen_embed", lambda trunk, *a: trunks.append(trunk) or build(trunk, *a)
+    )
     tables = []
     for state in ("cold", "warm", "half filled"):
         if state == "half filled":
@@ -499,6 +505,9 @@ def test_cold_warm_and_half_filled_caches_give_identical_bits(
         tables.append(predict_rows(job, fit, rows["test"]))
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0], check_exact=True)
+    is_cached = contender is FINE_TUNED
+    assert bool(trunks) == is_cached
+    assert not any(norms_to_fold(trunk, frozen_only=False) for trunk in trunks)
 
 
 def halve_cache():
