@@ -35,7 +35,7 @@ from cvpipe.data.threads import load_batches
 from cvpipe.errors import InputError
 from cvpipe.inference.crops import cut_batch, num_views, size_to_crop_from, slice_views
 from cvpipe.models.backbones import BackboneSpec, build_backbone
-from cvpipe.models.features import build_embed, build_frozen_embed
+from cvpipe.models.features import BATCH_SIZE, build_embed, build_frozen_embed
 from cvpipe.models.folding import fold_norms
 from cvpipe.models.framework import import_keras, set_threads
 from cvpipe.models.heads import attach_linear_head
@@ -44,7 +44,6 @@ from cvpipe.models.transfer import attach_trainable_head, part_network
 
 SPEC = BackboneSpec("efficientnet_lite0")
 HEAD = np.random.default_rng(0).normal(0, 0.05, (1280, 10)).astype(np.float32), np.zeros(10)
-BATCH_SIZE = 32
 THREADS = 2
 KIND = "ten_crop"
 FILE_SIZE = (375, 500)  # height, width

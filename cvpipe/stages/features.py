@@ -8,6 +8,7 @@ bytes of its file, and on what was learned from train images where a feature lea
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -493,8 +494,8 @@ def from_images(
         one_thread_each: Let as many threads describe a batch each; otherwise one batch at a
             time is described, by a function that has threads of its own.
     """
-    sizes = sizes_to_load(view, image_size)
-    images_per_batch = max(1, BATCH_SIZE // num_views(view))
+    sizes, views = sizes_to_load(view, image_size), num_views(view)
+    images_per_batch = math.lcm(BATCH_SIZE, views) // views  # so that no batch has to be padded
 
     def describe_batch(loaded: list[np.ndarray]) -> np.ndarray:
         rows = function(cut_batch(loaded, image_size, view))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cvpipe.errors import InputError
-from cvpipe.models.backbones import build_backbone
+from cvpipe.models.backbones import BackboneSpec, build_backbone
 from cvpipe.models.features import BATCH_SIZE, build_embed
 from cvpipe.models.framework import import_keras
 
@@ -40,6 +40,15 @@ def test_neighbours_and_positions_do_not_change_a_bit(embed, images, features):
     np.testing.assert_array_equal(reversed_features[::-1], features)
     np.testing.assert_array_equal(embed(images[5:6])[0], features[5])
     np.testing.assert_array_equal(embed(images[20:27]), features[20:27])
+
+
+@pytest.mark.parametrize("side", [32, 96])
+def test_every_position_gives_the_same_bits(side):
+    """Processors without AVX-512 compute the last images of 32 otherwise."""
+    embed = build_embed(build_backbone(BackboneSpec("efficientnet_lite0", image_size=(side, side))))
+    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    rows = embed(np.repeat(image, BATCH_SIZE, axis=0))
+    np.testing.assert_array_equal(rows, rows[:1].repeat(BATCH_SIZE, axis=0))
 
 
 def counting_model():
