@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import coverage
 from benchmarks.coverage import (
     MIN_COVERAGE,
     NUM_PERMUTATIONS,
@@ -82,6 +83,7 @@ def test_what_is_drawn_is_what_is_said(correlation):
 
 def test_every_table_can_be_printed(monkeypatch):
     monkeypatch.setattr(comparison, "NUM_PERMUTATIONS", comparison.NUM_PERMUTATIONS)
+    monkeypatch.setattr(coverage, "NUM_RESAMPLES", 30)  # of which the figures are not asked here
     lengths = {name: len(make_lines(1, 0)) for name, (make_lines, _) in TABLES.items()}
     assert lengths == {"accuracy": 20, "verdicts": 6, "metrics": 20}
     assert table_of_verdicts(1, 0)[2].startswith("| better: accuracy | ")

@@ -23,6 +23,7 @@ careless = false
 
 [evaluate]
 resamples = {resamples}
+learning_curve = false
 
 [export]
 formats = ["keras"]
