@@ -475,8 +475,6 @@ def _resample(
         top: The same at the top and at the bottom.
     """
     bilinear = Image.Resampling.BILINEAR
-    sides, ends = (left, picture.width - left), (top, picture.height - top)
-    wide = picture.resize(
-        (width, picture.height), bilinear, (sides[0], 0, sides[1], picture.height)
-    )
-    return wide.resize((width, height), bilinear, (0, ends[0], width, ends[1]))
+    right, bottom = picture.width - left, picture.height - top
+    wide = picture.resize((width, picture.height), bilinear, (left, 0, right, picture.height))
+    return wide.resize((width, height), bilinear, (0, top, width, bottom))
